@@ -1,0 +1,49 @@
+"""Every limit on what comes from outside, in one place. Sizes are bytes unless the name says otherwise."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+MESSAGE_BYTES: Final = 120 * KIB
+"""No MQTT message is larger: AWS IoT Core stops at 128 KiB (DESIGN.md §3)."""
+
+CHUNK_BYTES: Final = 96 * KIB
+"""Raw bytes of a blob in one message."""
+
+DESIRED_BYTES: Final = 4 * KIB
+REPORTED_BYTES: Final = 16 * KIB
+STATUS_BYTES: Final = 1 * KIB
+REQUEST_BYTES: Final = 32 * KIB
+EVENT_BYTES: Final = 16 * KIB
+
+TELEMETRY_INFLATED_BYTES: Final = 1 * MIB
+"""A telemetry body may not inflate beyond this: a small message must not become a large one."""
+
+MANIFEST_BYTES: Final = 4 * MIB
+METADATA_BYTES: Final = 4 * MIB
+"""One TUF metadata file."""
+
+BLOB_BYTES: Final = 4096 * MIB
+GOLDEN_BYTES: Final = 64 * MIB
+PROFILE_BYTES: Final = 4 * MIB
+
+VARIANTS: Final = 32
+"""Variants in one bundle."""
+
+ASSIGNMENTS: Final = 16
+"""Models assigned to one device."""
+
+TENSORS: Final = 256
+TENSOR_RANK: Final = 16
+NESTING: Final = 64
+"""Depth of JSON that is looked at."""
+
+WINDOW_CHUNKS: Final = 256
+"""Chunks that one request may ask for."""
+
+HISTOGRAM_BUCKETS: Final = 4096
+CLASSES: Final = 4096
+"""Distinct predicted classes counted in one report."""
