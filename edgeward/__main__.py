@@ -1,0 +1,5 @@
+"""`python -m edgeward`."""
+
+from edgeward.cli import main
+
+main()

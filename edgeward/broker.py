@@ -1,0 +1,194 @@
+"""Mosquitto as a child process: its configuration from our topic table, its start, its watch, its clean end.
+
+The configuration follows what DESIGN.md §7 lists as tested on Mosquitto 2.0.11: one certificate for each client, the identity
+from the certificate, the client id forced to it, access by pattern. Nothing a client says about itself is believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from pathlib import Path
+from typing import Final
+
+from edgeward.errors import BrokerUnavailable, PortTaken
+from fleet_io import durable
+from fleet_io.mqtt import Broker, Identity
+from fleet_protocol import limits, topics
+
+PROGRAM: Final = "mosquitto"
+INSTALL_HINT: Final = "Install it with `apt install mosquitto`, `brew install mosquitto` or `apk add mosquitto`."
+START_TIMEOUT_S: Final = 15.0
+STOP_TIMEOUT_S: Final = 5.0
+POLL_S: Final = 0.05
+
+
+def find_program() -> str:
+    """The path of Mosquitto. Raises `BrokerUnavailable` with the command that installs it."""
+    found = shutil.which(PROGRAM, path=os.pathsep.join((os.defpath, "/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin"))) or (
+        shutil.which(PROGRAM)
+    )
+    if found is None:
+        raise BrokerUnavailable(f"Mosquitto, the MQTT broker, is not installed. {INSTALL_HINT}")
+    return found
+
+
+def access_rules(central: str) -> str:
+    """The broker's access list: a device its own topics by direction, the central side all of ours, nobody else anything."""
+    lines = [f"user {central}", f"topic readwrite {topics.ALL}", ""]
+    lines += [f"pattern read {topic}" for topic in (*topics.DEVICE_READS, *topics.EVERY_DEVICE_READS)]
+    lines += [f"pattern write {topic}" for topic in topics.DEVICE_WRITES]
+    return "\n".join(lines) + "\n"
+
+
+def configuration(directory: Path, broker: Broker, identity: Identity) -> str:
+    """`mosquitto.conf` for one TLS listener with required client certificates."""
+    return f"""\
+# Written by `edgeward up`; changed here, it is written over at the next start.
+per_listener_settings false
+listener {broker.port} {broker.host}
+cafile {identity.authority}
+certfile {identity.certificate}
+keyfile {identity.key}
+tls_version tlsv1.2
+require_certificate true
+use_identity_as_username true
+use_username_as_clientid true
+allow_anonymous false
+acl_file {directory / "access.conf"}
+set_tcp_nodelay true
+max_packet_size {limits.MESSAGE_BYTES + 4096}
+max_inflight_messages 200
+max_queued_messages 1000
+persistence true
+persistence_location {directory}/
+autosave_interval 30
+log_dest stderr
+log_type error
+log_type warning
+log_type notice
+connection_messages true
+"""
+
+
+class Mosquitto:
+    """One broker process. `identity` is the server's certificate, `central` the name of the client that may do all."""
+
+    def __init__(self, directory: Path, broker: Broker, identity: Identity, *, central: str) -> None:
+        self.broker = broker
+        self._directory = directory.resolve()
+        self._identity = identity
+        self._central = central
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    @property
+    def log_path(self) -> Path:
+        """What the broker has to say."""
+        return self._directory / "mosquitto.log"
+
+    def start(self) -> None:
+        """Start and wait until it listens. Raises `BrokerUnavailable` or `PortTaken`."""
+        program = find_program()
+        check_free(self.broker.host, self.broker.port, "the MQTT broker")
+        durable.make_directory(self._directory, mode=0o700)
+        durable.write_bytes(self._directory / "access.conf", access_rules(self._central).encode(), mode=0o600)
+        written = configuration(self._directory, self.broker, self._identity)
+        durable.write_bytes(self._directory / "mosquitto.conf", written.encode(), mode=0o600)
+        self._give_away()
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [program, "-c", str(self._directory / "mosquitto.conf")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+        self._await_listening()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it ended within the time."""
+        assert self._process is not None
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End it cleanly; by force when it does not listen."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        if not self.wait(STOP_TIMEOUT_S):
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """End it as a power cut does (tests and the last resort)."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGKILL)
+            self._process.wait(STOP_TIMEOUT_S)
+
+    def _give_away(self) -> None:
+        """Started by root, Mosquitto would become the user `mosquitto`, who cannot read our keys: keep it root."""
+        if os.geteuid() == 0:
+            with (self._directory / "mosquitto.conf").open("a", encoding="utf-8") as file:
+                file.write("user root\n")
+
+    def _await_listening(self) -> None:
+        """Wait until a TLS handshake is answered."""
+        assert self._process is not None
+        waiting = threading.Event()
+        for _ in range(int(START_TIMEOUT_S / POLL_S)):
+            if self._process.poll() is not None:
+                raise BrokerUnavailable(f"Mosquitto ended at once: {self._last_words()} (log: {self.log_path})")
+            if listens(self.broker.host, self.broker.port):
+                return
+            waiting.wait(POLL_S)
+        self.stop()
+        raise BrokerUnavailable(f"Mosquitto did not listen within {START_TIMEOUT_S:.0f} s (log: {self.log_path})")
+
+    def _last_words(self) -> str:
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return "; ".join(lines[-3:]) or "it said nothing"
+
+
+def listens(host: str, port: int) -> bool:
+    """Whether something accepts TCP connections there."""
+    try:
+        with socket.create_connection((host, port), timeout=1.0):
+            return True
+    except OSError:
+        return False
+
+
+def check_free(host: str, port: int, what: str) -> None:
+    """Raise `PortTaken` when `what` could not listen there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortTaken(
+                f"{what} cannot listen on {host}:{port}: {error.strerror}. Stop the program that does, or choose another port."
+            ) from error
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that is free right now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,136 @@
+"""The `edgeward` command: finds each command's module only when it is asked for, and turns known errors into one clear line.
+
+`edgeward agent` on a device must start without the converters installed, so nothing here imports a package below.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from edgeward import __version__
+
+COMMANDS: Final[dict[str, str]] = {
+    "agent": "Run the agent of one device.",
+    "claim": "Make the token with which a device enrols.",
+    "convert": "Compress a model into a bundle: int8 beside float, with golden outputs and a report.",
+    "demo": "Play one model's whole life on this machine.",
+    "devices": "Show what every device runs.",
+    "events": "Show what happened on the devices.",
+    "inspect": "Show what is in a bundle.",
+    "models": "Show published models and how they do in the fleet.",
+    "predict": "Run one input through a model.",
+    "publish": "Sign a bundle and hand it to the registry.",
+    "rollout": "Bring a release to a cohort, and watch it.",
+    "serve": "Answer requests for one model on localhost.",
+    "status": "Show the fleet at a glance.",
+    "up": "Start the central side on this machine.",
+    "verify": "Check that a bundle is whole.",
+}
+"""Every command and its one line of help; `edgeward/commands/<name>.py` holds each."""
+
+EXTRAS: Final[dict[str, str]] = {
+    "agent": "device",
+    "claim": "fleet",
+    "convert": "convert",
+    "demo": "dev",
+    "devices": "fleet",
+    "events": "fleet",
+    "models": "fleet",
+    "predict": "device",
+    "publish": "fleet",
+    "rollout": "fleet",
+    "serve": "device",
+    "status": "fleet",
+    "up": "fleet",
+}
+"""The extra that brings what a command needs."""
+
+_ROOTS: Final = frozenset(
+    {
+        "edgeward.errors.FrontDoorError",
+        "fleet_protocol.errors.ProtocolError",
+        "fleet_io.errors.RimError",
+        "runtime.errors.RuntimeFailure",
+        "converters.errors.ConversionError",
+        "device_agent.errors.AgentError",
+        "model_registry.errors.RegistryError",
+        "fleet_telemetry.errors.TelemetryError",
+    }
+)
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they run, not when they are listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, in order of the alphabet."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        try:
+            command = importlib.import_module(f"edgeward.commands.{cmd_name}").command
+        except ModuleNotFoundError as error:
+            extra = EXTRAS.get(cmd_name, "dev")
+            raise click.ClickException(
+                f"`edgeward {cmd_name}` needs the package {error.name!r}. Install it with: pip install 'edgeward[{extra}]'"
+            ) from error
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="edgeward")
+def cli() -> None:
+    """Take models that were trained in the cloud to a fleet of devices, and keep them healthy there.
+
+    \b
+    See it work on this machine:
+      edgeward demo
+    \b
+    The way of one model:
+      edgeward up                                             # the central side
+      edgeward convert model.onnx --data data.npz --name digits --version 1.0.0 --out digits-1.0.0
+      edgeward publish digits-1.0.0
+      edgeward rollout start digits 1.0.0 --cohort all
+      edgeward devices
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 could not be done, 2 wrong usage, 130 interrupted."""
+    try:
+        cli.main(args=None if arguments is None else list(arguments), prog_name="edgeward", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        if not _is_known(error):
+            raise
+        click.secho("Error: ", fg="red", err=True, nl=False)
+        click.echo(str(error), err=True)
+        sys.exit(1)
+
+
+def _is_known(error: Exception) -> bool:
+    """Whether a package below means this error for people."""
+    return any(f"{kind.__module__}.{kind.__qualname__}" in _ROOTS for kind in type(error).__mro__)

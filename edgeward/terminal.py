@@ -1,0 +1,79 @@
+"""How commands show things: tables and progress to a person, JSON to a pipe. Nothing here knows what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+F = TypeVar("F", bound=Callable[..., object])
+
+out: Final = Console(highlight=False)
+err: Final = Console(stderr=True, highlight=False)
+
+JsonValue = dict[str, "JsonValue"] | list["JsonValue"] | str | int | float | bool | None
+
+
+def json_option(command: F) -> F:
+    """`--json`: print one JSON document on stdout instead of tables."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")(command)
+
+
+def print_json(value: object) -> None:
+    """One indented JSON document on stdout, and nothing else."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
+    """A table in our one style; columns named in `right` hold numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*("" if cell is None else str(cell) for cell in row))
+    return made
+
+
+@contextmanager
+def progress(description: str, *, total: float | None = 1.0) -> Iterator[Callable[[str, float], None]]:
+    """A progress bar on stderr while the block runs; in a pipe, nothing.
+
+    Gives a function of (what is being done, how much of `total` is done).
+    """
+    columns: list[Any] = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    ]
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task(description, total=total)
+        yield lambda text, done: bars.update(
+            task, description=f"{description}: {text}" if text else description, completed=done
+        )
+
+
+def in_bytes(count: float) -> str:
+    """A size for people: `1.4 MB`, in powers of ten."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def in_time(seconds: float | None) -> str:
+    """A duration for people: `850 µs`, `12 ms`, `3.1 s`; a dash for none."""
+    if seconds is None:
+        return "–"
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.1f} ms"
+    return f"{seconds:.1f} s"
