@@ -1,0 +1,43 @@
+# Every target sets up what it needs on a fresh machine by itself: a virtual environment, the package, and Mosquitto.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := dev
+
+.PHONY: help demo test lint format bench soak clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/.ready: pyproject.toml constraints.txt scripts/set-up
+	@PYTHON="$(PYTHON)" scripts/set-up "$(VENV)" "$(EXTRAS)"
+
+demo: $(VENV)/.ready ## Watch one model's whole life on a small fleet (about a minute)
+	@scripts/set-up-mosquitto
+	@$(BIN)/edgeward demo
+
+test: $(VENV)/.ready ## Run all tests but the soak tests
+	@scripts/set-up-mosquitto
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
+
+lint: $(VENV)/.ready ## Check style, types and architecture
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.ready ## Bring the code into the project's style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.ready ## Measure; prints JSON
+	@scripts/set-up-mosquitto
+	@$(BIN)/python -m bench
+
+soak: $(VENV)/.ready ## Run the tests that take minutes
+	@scripts/set-up-mosquitto
+	@$(BIN)/python -m pytest -m soak --timeout 1800
+
+clean: ## Remove what was built and measured here
+	@rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .edgeward
