@@ -17,3 +17,7 @@ class AlreadyOwned(RimError):
 
 class TransportError(RimError):
     """The broker cannot be reached, or refuses this identity."""
+
+
+class ListenFailed(RimError):
+    """An address is taken or not ours. Choose another port, or stop the program that has it."""
