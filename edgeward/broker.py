@@ -16,8 +16,9 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from edgeward.errors import BrokerUnavailable, PortTaken
+from edgeward.errors import BrokerUnavailable
 from fleet_io import durable
+from fleet_io.http_server import listening_socket
 from fleet_io.mqtt import Broker, Identity
 from fleet_protocol import limits, topics
 
@@ -97,9 +98,9 @@ class Mosquitto:
         return self._directory / "mosquitto.log"
 
     def start(self) -> None:
-        """Start and wait until it listens. Raises `BrokerUnavailable` or `PortTaken`."""
+        """Start and wait until it listens. Raises `BrokerUnavailable`, or `ListenFailed` when the port is taken."""
         program = find_program()
-        check_free(self.broker.host, self.broker.port, "the MQTT broker")
+        listening_socket(self.broker.host, self.broker.port).close()
         durable.make_directory(self._directory, mode=0o700)
         durable.write_bytes(self._directory / "access.conf", access_rules(self._central).encode(), mode=0o600)
         written = configuration(self._directory, self.broker, self._identity)
@@ -172,18 +173,6 @@ def listens(host: str, port: int) -> bool:
             return True
     except OSError:
         return False
-
-
-def check_free(host: str, port: int, what: str) -> None:
-    """Raise `PortTaken` when `what` could not listen there."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise PortTaken(
-                f"{what} cannot listen on {host}:{port}: {error.strerror}. Stop the program that does, or choose another port."
-            ) from error
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -11,10 +11,6 @@ class BrokerUnavailable(FrontDoorError):
     """Mosquitto is not installed, or does not start."""
 
 
-class PortTaken(FrontDoorError):
-    """Another program listens where we should. Choose another port, or stop that program."""
-
-
 class ServerUnreachable(FrontDoorError):
     """The central side does not answer. Start it, or point at another one."""
 
