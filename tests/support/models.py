@@ -234,8 +234,8 @@ def scores(inputs: NDArray[np.float32], *, seed: int = 0, classes: int = CLASSES
     """What `linear_classifier(seed=seed)` answers, computed by numpy: float32[samples, classes]."""
     weights, bias = _linear_weights(seed, inputs.shape[1], classes)
     logits = inputs @ weights.T + bias
-    grown: NDArray[np.float32] = np.exp(logits - logits.max(axis=1, keepdims=True)).astype(np.float32)
-    return np.divide(grown, grown.sum(axis=1, keepdims=True))
+    grown = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(grown / grown.sum(axis=1, keepdims=True), np.float32)
 
 
 def linear_golden(path: Path, *, count: int = 64, seed: int = 0, labels: bool = True) -> Path:
