@@ -21,3 +21,15 @@ class TransportError(RimError):
 
 class ListenFailed(RimError):
     """An address is taken or not ours. Choose another port, or stop the program that has it."""
+
+
+class BundleDamaged(RimError):
+    """A bundle directory is not whole, or not what was made. Get it again; use nothing of it."""
+
+
+class BundleExists(RimError):
+    """Something else stands where a bundle was to be written. It was left as it is; choose another place."""
+
+
+class BundleUnwritable(RimError):
+    """The disk did not take the bundle; nothing of it was left behind."""
