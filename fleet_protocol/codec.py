@@ -5,7 +5,8 @@ Built on msgspec (docs/adr/0005-msgspec.md). Encoding is deterministic: the same
 
 from __future__ import annotations
 
-from typing import TypeVar
+import re
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -14,7 +15,9 @@ from fleet_protocol.errors import LimitExceeded, MalformedMessage
 
 T = TypeVar("T")
 
-_OPEN, _CLOSE, _QUOTE, _ESCAPE = b"[{", b"]}", ord('"'), ord("\\")
+_NO_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[^]\[{}"]++', re.DOTALL)
+"""A whole string, or what stands between strings and brackets."""
+_OPEN: Final = b"[{"
 
 
 def encode(value: msgspec.Struct) -> bytes:
@@ -44,21 +47,11 @@ def decode(content: bytes, kind: type[T], *, limit: int, what: str) -> T:
 
 
 def _depth(content: bytes) -> int:
-    """The deepest nesting of brackets outside strings; stops early at the limit, so that it costs one short pass."""
+    """The deepest nesting of brackets outside strings; at most `limits.NESTING` brackets cannot be too deep."""
     if content.count(b"[") + content.count(b"{") <= limits.NESTING:
         return 0
     depth = deepest = 0
-    in_string = escaped = False
-    for byte in content:
-        if in_string:
-            escaped, in_string = (not escaped and byte == _ESCAPE), escaped or byte != _QUOTE
-        elif byte == _QUOTE:
-            in_string = True
-        elif byte in _OPEN:
-            depth += 1
-            deepest = max(deepest, depth)
-            if deepest > limits.NESTING:
-                break
-        elif byte in _CLOSE:
-            depth -= 1
+    for byte in _NO_BRACKET.sub(b"", content):
+        depth += 1 if byte in _OPEN else -1
+        deepest = max(deepest, depth)
     return deepest

@@ -51,7 +51,7 @@ def chunk_digests(pieces: Iterable[bytes]) -> bytes:
 def chunk_matches(chunk: bytes | memoryview, index: int, digests: bytes) -> bool:
     """Whether `chunk` is the one that the signed list names at `index`."""
     at = index * CHUNK_DIGEST_BYTES
-    return hashlib.sha256(chunk).digest() == digests[at : at + CHUNK_DIGEST_BYTES]
+    return index >= 0 and hashlib.sha256(chunk).digest() == digests[at : at + CHUNK_DIGEST_BYTES]
 
 
 def split(content: bytes, chunk_size: int) -> Iterator[bytes]:

@@ -44,6 +44,12 @@ NESTING: Final = 64
 WINDOW_CHUNKS: Final = 256
 """Chunks that one request may ask for."""
 
+USAGES: Final = 4 * ASSIGNMENTS
+"""Model versions in one telemetry report."""
 HISTOGRAM_BUCKETS: Final = 4096
+REPORT_COUNT: Final = 1 << 40
+"""Inferences that one report may speak of: what is summed over a fleet stays below 64 bits."""
 CLASSES: Final = 4096
-"""Distinct predicted classes counted in one report."""
+"""Distinct predicted classes, or error types, counted in one report."""
+LABEL_CHARACTERS: Final = 200
+"""Of a predicted class or error type; the rest is cut off."""

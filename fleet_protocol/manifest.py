@@ -119,8 +119,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The manifest's one byte form: what is written, hashed and signed."""
-    return codec.encode_readable(manifest)
+    """The manifest's one byte form: what is written, hashed and signed.
+
+    Raises `ProtocolError` for what `decode_manifest` would not take, such as a tolerance that is not finite.
+    """
+    content = codec.encode_readable(manifest)
+    decode_manifest(content)
+    return content
 
 
 def decode_manifest(content: bytes) -> Manifest:
@@ -131,6 +136,7 @@ def decode_manifest(content: bytes) -> Manifest:
         raise MalformedMessage(f"manifest names a variant twice: {', '.join(names)}")
     for descriptor in manifest.files():
         _check(descriptor)
+    _check_paths(manifest.files())
     if manifest.golden.file.size > limits.GOLDEN_BYTES or manifest.profile.size > limits.PROFILE_BYTES:
         raise MalformedMessage("manifest's golden file or profile is larger than a device reads")
     return manifest
@@ -138,8 +144,18 @@ def decode_manifest(content: bytes) -> Manifest:
 
 def _check(descriptor: Descriptor) -> None:
     path = PurePosixPath(descriptor.path)
-    if path.is_absolute() or ".." in path.parts or "\\" in descriptor.path or "\x00" in descriptor.path:
+    if path.is_absolute() or ".." in path.parts or "\\" in descriptor.path:
         raise MalformedMessage(f"manifest names the file {descriptor.path!r}, which leaves its bundle")
+    if not descriptor.path.isprintable() or str(path) != descriptor.path or descriptor.path in (".", MANIFEST_FILE):
+        raise MalformedMessage(f"manifest names the file {descriptor.path!r}, which is not a plain path within its bundle")
     expected = chunk_count(descriptor.size, descriptor.chunk_size) * CHUNK_DIGEST_BYTES
     if len(descriptor.chunks) != expected:
         raise MalformedMessage(f"{descriptor.path}: chunk list has {len(descriptor.chunks)} bytes; {expected} expected")
+
+
+def _check_paths(descriptors: tuple[Descriptor, ...]) -> None:
+    """One path may be named twice, but only for the same bytes."""
+    digests: dict[str, str] = {}
+    for descriptor in descriptors:
+        if digests.setdefault(descriptor.path, descriptor.digest) != descriptor.digest:
+            raise MalformedMessage(f"manifest names two different files {descriptor.path!r}")

@@ -36,7 +36,13 @@ def check_version(value: str) -> str:
     return value
 
 
-def version_key(value: str) -> tuple[tuple[int, ...], bool, str]:
-    """A sort key that puts releases after their own pre-releases."""
+def version_key(value: str) -> tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...]]:
+    """A sort key in the order of semver.org §11: releases after their own pre-releases. Raises `InvalidName`."""
     core, _, pre = check_version(value).partition("-")
-    return tuple(int(part) for part in core.split(".")), not pre, pre
+    identifiers = tuple(_identifier_key(part) for part in pre.split(".")) if pre else ()
+    return tuple(int(part) for part in core.split(".")), not pre, identifiers
+
+
+def _identifier_key(part: str) -> tuple[bool, int, str]:
+    """Numbers in the order of numbers, before words."""
+    return (False, int(part), "") if part.isdigit() else (True, 0, part)

@@ -5,7 +5,7 @@ Unknown metrics in a body are passed over, so that a newer device can say more t
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -22,7 +22,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from fleet_protocol import limits
 from fleet_protocol.digests import hex_of
 from fleet_protocol.errors import LimitExceeded, MalformedMessage, ProtocolError
-from fleet_protocol.histogram import SCALE, Histogram
+from fleet_protocol.histogram import HIGHEST_BUCKET, LARGEST, LOWEST_BUCKET, SCALE, Histogram
 from fleet_protocol.names import check_name, check_version
 from fleet_protocol.telemetry import ModelUsage
 
@@ -40,13 +40,17 @@ ATTRIBUTE_VARIANT: Final = "edgeward.variant"
 ATTRIBUTE_CLASS: Final = "class"
 ATTRIBUTE_ERROR: Final = "error.type"
 
+OTHER: Final = "other"
+"""Stands for the classes or error types beyond `limits.CLASSES`, so that no count is lost."""
+
 _NANOS: Final = 1_000_000_000
-_BUCKET_RANGE: Final = 1 << 15
-"""Bucket indexes of every positive double at scale 5 lie well within ±this."""
+_ROUNDING: Final = 1.0 + 1e-9
 
 
 def encode_usage(usages: list[ModelUsage]) -> bytes:
-    """One OTLP export request with a resource for each model version."""
+    """One OTLP export request with a resource for each model version. Raises `LimitExceeded`."""
+    if len(usages) > limits.USAGES:
+        raise LimitExceeded(f"telemetry speaks of {len(usages)} model versions; at most {limits.USAGES} fit one report")
     request = ExportMetricsServiceRequest()
     for usage in usages:
         resource = request.resource_metrics.add()
@@ -75,7 +79,11 @@ def decode_usage(body: bytes) -> list[ModelUsage]:
         request.ParseFromString(body)
     except (DecodeError, ValueError) as error:
         raise MalformedMessage(f"telemetry body is not an OTLP metrics request: {error}") from error
-    return [_usage(resource) for resource in request.resource_metrics[: limits.ASSIGNMENTS * 4]]
+    if len(request.resource_metrics) > limits.USAGES:
+        raise LimitExceeded(
+            f"telemetry speaks of {len(request.resource_metrics)} model versions; at most {limits.USAGES} are read"
+        )
+    return [_usage(resource) for resource in request.resource_metrics]
 
 
 def _attribute(key: str, value: str) -> KeyValue:
@@ -114,9 +122,27 @@ def _sum_metric(name: str, key: str, counts: dict[str, int], usage: ModelUsage) 
             time_unix_nano=int(usage.end * _NANOS),
             as_int=count,
         )
-        for value, count in sorted(counts.items())[: limits.CLASSES]
+        for value, count in _most_frequent(counts)
     )
     return metric
+
+
+def _most_frequent(counts: dict[str, int]) -> list[tuple[str, int]]:
+    """The counts as they are read again: labels cut, and the rarest beyond the limit counted as `OTHER`."""
+    cut = _add_up(counts.items())
+    if len(cut) > limits.CLASSES:
+        ranked = sorted(cut.items(), key=lambda item: (-item[1], item[0]))
+        kept, rest = ranked[: limits.CLASSES - 1], ranked[limits.CLASSES - 1 :]
+        cut = _add_up([*kept, (OTHER, sum(count for _, count in rest))])
+    return sorted(cut.items())
+
+
+def _add_up(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for label, count in counts:
+        key = label[: limits.LABEL_CHARACTERS]
+        total[key] = total.get(key, 0) + count
+    return total
 
 
 def _usage(resource: ResourceMetrics) -> ModelUsage:
@@ -129,9 +155,7 @@ def _usage(resource: ResourceMetrics) -> ModelUsage:
     except ProtocolError as error:
         raise MalformedMessage(f"telemetry names no model version: {error}") from error
     metrics = {metric.name: metric for scope in resource.scope_metrics for metric in scope.metrics}
-    if LATENCY not in metrics or len(metrics[LATENCY].exponential_histogram.data_points) != 1:
-        raise MalformedMessage(f"telemetry of {model} has not one {LATENCY} point")
-    point = metrics[LATENCY].exponential_histogram.data_points[0]
+    point = _latency_point(model, metrics.get(LATENCY))
     return ModelUsage(
         model=model,
         version=version,
@@ -145,32 +169,54 @@ def _usage(resource: ResourceMetrics) -> ModelUsage:
     )
 
 
+def _latency_point(model: str, metric: Metric | None) -> ExponentialHistogramDataPoint:
+    if metric is None or len(metric.exponential_histogram.data_points) != 1:
+        raise MalformedMessage(f"telemetry of {model} has not one {LATENCY} point")
+    if metric.exponential_histogram.aggregation_temporality != AGGREGATION_TEMPORALITY_DELTA:
+        raise MalformedMessage(f"telemetry of {model} has no delta temporality; a total would be counted again each time")
+    return metric.exponential_histogram.data_points[0]
+
+
 def _histogram(point: ExponentialHistogramDataPoint) -> Histogram:
     if point.scale != SCALE:
         raise MalformedMessage(f"latency histogram has scale {point.scale}; only {SCALE} is merged exactly")
     counts, offset = point.positive.bucket_counts, point.positive.offset
     if len(counts) > limits.HISTOGRAM_BUCKETS:
         raise LimitExceeded(f"latency histogram has {len(counts)} buckets; at most {limits.HISTOGRAM_BUCKETS} are read")
-    if abs(offset) > _BUCKET_RANGE or not math.isfinite(point.sum):
-        raise MalformedMessage("latency histogram has an impossible offset or sum")
+    if counts and not LOWEST_BUCKET <= offset <= offset + len(counts) - 1 <= HIGHEST_BUCKET:
+        raise MalformedMessage(f"latency histogram has buckets beyond {LOWEST_BUCKET} to {HIGHEST_BUCKET}")
     histogram = Histogram()
     histogram.add_buckets(
         {offset + at: count for at, count in enumerate(counts) if count}, zeros=point.zero_count, total=point.sum
     )
-    if histogram.count != point.count or histogram.count >= 2**63:
+    if histogram.count != point.count or point.negative.bucket_counts:
         raise MalformedMessage(f"latency histogram says {point.count} values, its buckets hold {histogram.count}")
-    if histogram.count:
-        histogram.minimum, histogram.maximum = point.min, point.max
+    if histogram.count > limits.REPORT_COUNT:
+        raise LimitExceeded(f"latency histogram counts {histogram.count} values; one report has at most {limits.REPORT_COUNT}")
+    _set_extremes(histogram, point)
     return histogram
 
 
+def _set_extremes(histogram: Histogram, point: ExponentialHistogramDataPoint) -> None:
+    """Take over min and max where they are given. NaN fails every comparison, so it is refused too."""
+    if histogram.count and point.HasField("min") and point.HasField("max"):
+        if not 0.0 <= point.min <= point.max <= LARGEST:
+            raise MalformedMessage(f"latency histogram says that values go from {point.min} to {point.max}")
+        histogram.minimum, histogram.maximum = point.min, point.max
+    if not 0.0 <= point.sum <= histogram.count * LARGEST * _ROUNDING:
+        raise MalformedMessage(f"latency histogram says that {histogram.count} values add up to {point.sum}")
+
+
 def _counts(metric: Metric | None, key: str) -> dict[str, int]:
-    counts: dict[str, int] = {}
     if metric is None:
-        return counts
-    for point in metric.sum.data_points[: limits.CLASSES]:
-        value = next((each.value.string_value for each in point.attributes if each.key == key), "")
-        if point.as_int < 0:
-            raise MalformedMessage(f"{metric.name} counts {point.as_int} of {value!r}")
-        counts[value[:200]] = counts.get(value[:200], 0) + point.as_int
-    return counts
+        return {}
+    points = metric.sum.data_points
+    if len(points) > limits.CLASSES or metric.sum.aggregation_temporality != AGGREGATION_TEMPORALITY_DELTA:
+        raise MalformedMessage(f"{metric.name} has more than {limits.CLASSES} points, or no delta temporality")
+    if not all(0 <= point.as_int <= limits.REPORT_COUNT for point in points):
+        raise MalformedMessage(f"{metric.name} has a count below 0 or above {limits.REPORT_COUNT}")
+    return _add_up((_label(point, key), point.as_int) for point in points)
+
+
+def _label(point: NumberDataPoint, key: str) -> str:
+    return next((each.value.string_value for each in point.attributes if each.key == key), "")

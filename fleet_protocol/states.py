@@ -6,7 +6,7 @@ and the envelope's type.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -18,8 +18,12 @@ from fleet_protocol.names import Name, Version
 DESIRED_PAYLOAD_TYPE = "application/vnd.edgeward.desired.v1+json"
 """The DSSE payload type of a desired state; a signature over anything else is not one."""
 
-Seconds = Annotated[int, msgspec.Meta(ge=0)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+_LARGEST: Final = 2**53 - 1
+"""The largest integer that every JSON reader and database column holds exactly."""
+
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST)]
+Sequence = Annotated[int, msgspec.Meta(ge=1, le=_LARGEST)]
 Reason = Annotated[str, msgspec.Meta(max_length=1000)]
 
 Phase = Literal["idle", "fetching", "verifying", "staged", "gating", "activating", "probation", "rolling_back"]
@@ -42,7 +46,7 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one device should run. Epoch seconds; a higher `sequence` replaces a lower one."""
 
     device: Name
-    sequence: Annotated[int, msgspec.Meta(ge=1)]
+    sequence: Sequence
     issued: Seconds
     expires: Seconds
     assignments: Annotated[tuple[Assignment, ...], msgspec.Meta(max_length=limits.ASSIGNMENTS)]
@@ -91,7 +95,7 @@ class ReportedState(msgspec.Struct, frozen=True, kw_only=True):
 
     device: Name
     boot: Annotated[str, msgspec.Meta(min_length=32, max_length=32, pattern=r"^[0-9a-f]{32}\Z")]
-    sequence: Annotated[int, msgspec.Meta(ge=1)]
+    sequence: Sequence
     desired: Count = 0
     agent: Annotated[str, msgspec.Meta(max_length=50)]
     hardware: dict[str, str] = {}
@@ -132,15 +136,15 @@ def encode_desired(state: DesiredState) -> bytes:
 def decode_desired(payload: bytes) -> DesiredState:
     """The content of a verified envelope. Raises `ProtocolError`."""
     state = codec.decode(payload, DesiredState, limit=limits.DESIRED_BYTES, what="desired state")
-    models = [each.model for each in state.assignments]
-    if len(set(models)) != len(models):
-        raise MalformedMessage("desired state assigns a model twice")
+    _check_distinct([each.model for each in state.assignments], "desired state assigns")
     return state
 
 
 def decode_reported(payload: bytes) -> ReportedState:
     """Raises `ProtocolError`."""
-    return codec.decode(payload, ReportedState, limit=limits.REPORTED_BYTES, what="reported state")
+    state = codec.decode(payload, ReportedState, limit=limits.REPORTED_BYTES, what="reported state")
+    _check_distinct([each.model for each in state.models], "reported state names")
+    return state
 
 
 def decode_status(payload: bytes) -> DeviceStatus:
@@ -151,3 +155,8 @@ def decode_status(payload: bytes) -> DeviceStatus:
 def decode_event(payload: bytes) -> DeviceEvent:
     """Raises `ProtocolError`."""
     return codec.decode(payload, DeviceEvent, limit=limits.EVENT_BYTES, what="device event")
+
+
+def _check_distinct(models: list[str], what: str) -> None:
+    if len(set(models)) != len(models):
+        raise MalformedMessage(f"{what} a model twice")

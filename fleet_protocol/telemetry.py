@@ -30,7 +30,12 @@ from fleet_protocol.errors import LimitExceeded, MalformedMessage
 from fleet_protocol.histogram import Histogram
 
 _MAGIC: Final = b"EWT1"
+_BOOT_BYTES: Final = 16
 _HEADER: Final = struct.Struct("<4sB3x16sQ")
+_LARGEST_SEQUENCE: Final = 2**63 - 1
+
+Sequence = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST_SEQUENCE)]
+"""Rises with every frame of a boot, over both lanes."""
 
 
 class Lane(enum.IntEnum):
@@ -45,15 +50,15 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
 
     lane: Lane
     boot: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-    sequence: Annotated[int, msgspec.Meta(ge=0)]
+    sequence: Sequence
     body: bytes
 
 
 class Acknowledged(msgspec.Struct, frozen=True, kw_only=True):
-    """ "These are stored": the backend's answer on `ack`. `boot` is 32 hex digits."""
+    """The backend's answer on `ack`: "these are stored". `boot` is 32 hex digits."""
 
     boot: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
-    sequences: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(max_length=1024)]
+    sequences: Annotated[tuple[Sequence, ...], msgspec.Meta(max_length=1024)]
 
 
 class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +77,11 @@ class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_frame(frame: Frame) -> bytes:
-    """The MQTT payload. Raises `LimitExceeded` when it would not fit one message."""
+    """The MQTT payload. Raises `LimitExceeded` or `MalformedMessage` for what `decode_frame` would not take."""
+    if len(frame.boot) != _BOOT_BYTES or not 0 <= frame.sequence <= _LARGEST_SEQUENCE:
+        raise MalformedMessage(f"telemetry frame has a boot of {len(frame.boot)} bytes or the sequence {frame.sequence}")
+    if len(frame.body) > limits.TELEMETRY_INFLATED_BYTES:
+        raise LimitExceeded(f"telemetry body has {len(frame.body)} bytes; at most {limits.TELEMETRY_INFLATED_BYTES} are sent")
     payload = _HEADER.pack(_MAGIC, frame.lane, frame.boot, frame.sequence) + zlib.compress(frame.body, 6)
     if len(payload) > limits.MESSAGE_BYTES:
         raise LimitExceeded(f"telemetry frame has {len(payload)} bytes; at most {limits.MESSAGE_BYTES} are sent")
@@ -86,7 +95,7 @@ def decode_frame(payload: bytes) -> Frame:
     if len(payload) < _HEADER.size:
         raise MalformedMessage(f"telemetry frame has {len(payload)} bytes; its header alone has {_HEADER.size}")
     magic, lane, boot, sequence = _HEADER.unpack_from(payload)
-    if magic != _MAGIC or sequence > 2**63 - 1:
+    if magic != _MAGIC or sequence > _LARGEST_SEQUENCE:
         raise MalformedMessage("telemetry frame has no valid header")
     try:
         kind = Lane(lane)
@@ -98,10 +107,10 @@ def decode_frame(payload: bytes) -> Frame:
 def _inflate(deflated: bytes) -> bytes:
     stream = zlib.decompressobj()
     try:
-        body = stream.decompress(deflated, limits.TELEMETRY_INFLATED_BYTES)
+        body = stream.decompress(deflated, limits.TELEMETRY_INFLATED_BYTES + 1)
     except zlib.error as error:
         raise MalformedMessage(f"telemetry body cannot be inflated: {error}") from error
-    if stream.unconsumed_tail:
+    if len(body) > limits.TELEMETRY_INFLATED_BYTES:
         raise LimitExceeded(f"telemetry body inflates to more than {limits.TELEMETRY_INFLATED_BYTES} bytes")
     if not stream.eof or stream.unused_data:
         raise MalformedMessage("telemetry body is cut short, or followed by something else")

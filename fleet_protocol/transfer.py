@@ -57,7 +57,7 @@ class AnswerStatus(enum.IntEnum):
 
 
 class GetRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """ "Send me these chunks of that resource." `chunks` are indexes in the order wanted; at most a window of them."""
+    """A device asks for chunks of a resource. `chunks` are indexes in the order wanted; at most a window of them."""
 
     request: Annotated[int, msgspec.Meta(ge=0, le=_U32)]
     resource: Resource
@@ -101,11 +101,15 @@ def decode_request(payload: bytes) -> GetRequest:
 
 
 def encode_answer(answer: Answer) -> bytes:
-    """The bytes for `rx`. Raises `LimitExceeded` when the chunk is too large."""
+    """The bytes for `rx`. Raises `LimitExceeded` when the chunk or a number is too large, `InvalidName` for the worker."""
     if len(answer.chunk) > limits.CHUNK_BYTES:
         raise LimitExceeded(f"chunk has {len(answer.chunk)} bytes; at most {limits.CHUNK_BYTES} travel in one message")
     name = check_name(answer.worker, "worker name").encode()
-    header = _HEADER.pack(_MAGIC, answer.status, len(name), 0, answer.request, answer.index, answer.size, answer.retry_after_ms)
+    numbers = (answer.request, answer.index, answer.size, answer.retry_after_ms)
+    try:
+        header = _HEADER.pack(_MAGIC, answer.status, len(name), 0, *numbers)
+    except struct.error as error:
+        raise LimitExceeded(f"answer's request, index, size or delay does not fit its field: {numbers}") from error
     return header + name + answer.chunk
 
 
@@ -126,6 +130,8 @@ def decode_answer(payload: bytes) -> Answer:
         raise MalformedMessage(f"answer has no valid header: {error}") from error
     if size > limits.BLOB_BYTES or len(payload) - body > limits.CHUNK_BYTES:
         raise LimitExceeded("answer speaks of more bytes than are read")
+    if kind is not AnswerStatus.CHUNK and len(payload) > body:
+        raise MalformedMessage(f"answer with status {kind.name} carries a chunk")
     return Answer(
         status=kind, request=request, index=index, size=size, retry_after_ms=retry_after, worker=worker, chunk=payload[body:]
     )
