@@ -1,0 +1,31 @@
+"""Runs models on the device: engines behind one interface, a swap-safe host, the activation gate, and a localhost server.
+
+    model = runtime.load(Path("digits.onnx"))
+    scores = model({"pixels": batch})["scores"]
+
+Lives here: whatever touches an inference engine, and what applications on the device call. May not live here: MQTT, the
+agent's decisions, conversion. Engines are imported when a model is opened and not before, so that `import runtime` is cheap.
+"""
+
+from runtime.errors import (
+    InferenceFailed,
+    InvalidInput,
+    ModelRejected,
+    NotServing,
+    RuntimeFailure,
+)
+from runtime.host import Inference, ModelHost, ModelIdentity
+from runtime.model import Model, load
+
+__all__ = [
+    "Inference",
+    "InferenceFailed",
+    "InvalidInput",
+    "Model",
+    "ModelHost",
+    "ModelIdentity",
+    "ModelRejected",
+    "NotServing",
+    "RuntimeFailure",
+    "load",
+]

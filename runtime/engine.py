@@ -1,0 +1,89 @@
+"""What the runtime needs of an engine, as one narrow interface, and the choice of the engine that a file needs.
+
+An engine opens one model file and runs it. It maps its own errors at this boundary: `ModelRejected` on opening,
+`InvalidInput` and `InferenceFailed` on running, and nothing else comes out. The format is told by the file's content, since
+files on a device are named by digest; an engine that does not work is an error and never a reason to take another one.
+One suite holds for all of them: tests/conformance/test_engine_conformance.py.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from fleet_protocol import limits
+from fleet_protocol.manifest import Format
+from fleet_protocol.tensors import TensorSpec
+from runtime.errors import ModelRejected
+
+Array = NDArray[Any]
+
+_TFLITE_MAGIC = b"TFL3"
+"""FlatBuffers file identifier of TFLite, at byte 4."""
+
+
+class Engine(Protocol):
+    """One opened model file. `run` may be called by several threads at once."""
+
+    @property
+    def description(self) -> str:
+        """Which engine this is, for people: name, version, device."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` takes."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` gives, in this order."""
+        ...
+
+    def run(self, inputs: dict[str, Array]) -> list[Array]:
+        """Run once. `inputs` has been checked against the specs. Raises `InvalidInput` or `InferenceFailed`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the model's memory. Nobody runs it any more."""
+        ...
+
+
+def format_of(path: Path) -> Format:
+    """Whether the file is TFLite, by its identifier; everything else is for the ONNX engine to judge.
+
+    Raises `ModelRejected` when there is no such file, or it is none that could be a model.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelRejected(f"{path} is not a file. Give the path of an .onnx or .tflite file.")
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise ModelRejected(f"{path} cannot be read: {error.strerror}. Check the path.") from error
+    if not head:
+        raise ModelRejected(f"{path} is empty. Fetch or export the model again.")
+    if status.st_size > limits.BLOB_BYTES:
+        raise ModelRejected(f"{path} has {status.st_size} bytes; at most {limits.BLOB_BYTES} are loaded.")
+    return "tflite" if head[4:8] == _TFLITE_MAGIC else "onnx"
+
+
+def open_engine(path: Path, *, session_options: Mapping[str, str], threads: int | None) -> Engine:
+    """Open the file with the engine that its content needs. Raises `ModelRejected`.
+
+    `threads` bounds the threads of one run; None leaves it to the engine.
+    """
+    if threads is not None and threads < 1:
+        raise ModelRejected(f"threads = {threads} cannot run anything. Give 1 or more, or none to let the engine choose.")
+    if format_of(path) == "tflite":
+        from runtime.litert_engine import LiteRtEngine
+
+        return LiteRtEngine(path, session_options=session_options, threads=threads)
+    from runtime.onnx_engine import OnnxEngine
+
+    return OnnxEngine(path, session_options=session_options, threads=threads)

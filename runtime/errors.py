@@ -1,0 +1,43 @@
+"""The errors of this package. Each class is a decision that a caller can make."""
+
+from __future__ import annotations
+
+
+class RuntimeFailure(Exception):  # not RuntimeError: that is Python's own, and means nothing here
+    """A model could not be opened, examined, asked or served; the message says what to do."""
+
+
+class ModelRejected(RuntimeFailure):
+    """This file cannot run on this device. Use another variant or another release; the same bytes will fail again."""
+
+
+class EngineUnavailable(ModelRejected):
+    """The engine that this format needs is not installed, or does not work here. Install the extra that the message names."""
+
+
+class InvalidInput(RuntimeFailure):
+    """The request does not fit the model. Correct the request; the model is well."""
+
+
+class InferenceFailed(RuntimeFailure):
+    """The request was good and the model could not answer. It counts against the model."""
+
+
+class NotServing(RuntimeFailure):
+    """No such model (or not that version) answers here now. Activate it first, or ask for one that does."""
+
+
+class InvalidGolden(RuntimeFailure):
+    """The golden file cannot be used. Publish the release again with a sound one."""
+
+
+class GateUnavailable(RuntimeFailure):
+    """The gate itself could not work: this says nothing of the candidate. Try again later."""
+
+
+class MalformedRequest(RuntimeFailure):
+    """The body is not an inference request of the Open Inference Protocol. Correct it; the message says where."""
+
+
+class CannotListen(RuntimeFailure):
+    """The address or port cannot be used. Choose another."""

@@ -1,0 +1,116 @@
+"""LiteRT (TFLite) on the CPU behind `Engine`: `ai-edge-litert` with its built-in XNNPACK delegate.
+
+An interpreter holds the tensors of one run, so runs take turns; a request of another shape resizes it first. Operators that
+the package does not have (custom ones, TensorFlow's own) fail on opening.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from fleet_protocol.tensors import DYNAMIC, NUMPY_NAMES, DataType, TensorSpec
+from runtime.engine import Array
+from runtime.errors import EngineUnavailable, InferenceFailed, InvalidInput, ModelRejected
+
+_DATATYPES: Final[dict[str, DataType]] = {name: kind for kind, name in NUMPY_NAMES.items() if kind != "BYTES"}
+
+_Details = dict[str, Any]
+"""What the interpreter says of a tensor: index, name, dtype, shape, shape_signature."""
+
+
+class LiteRtEngine:
+    """One interpreter; see `Engine`."""
+
+    def __init__(self, path: Path, *, session_options: Mapping[str, str], threads: int | None) -> None:
+        if session_options:
+            raise ModelRejected(f"TFLite variants take no session options; {path} has {', '.join(sorted(session_options))}.")
+        try:
+            self._interpreter = _interpreter(path, threads)
+            self._interpreter.allocate_tensors()
+            given, wanted = _tensors(self._interpreter)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise ModelRejected(f"{path} is not a model that LiteRT can load: {_said(error)}") from error
+        self._turn = threading.Lock()
+        self._index = {name: int(details["index"]) for name, details in given.items()}
+        self._shapes = {name: tuple(map(int, details["shape"])) for name, details in given.items()}
+        self._answers = [int(details["index"]) for details in wanted.values()]
+        self.inputs = tuple(_spec(name, details, path) for name, details in given.items())
+        self.outputs = tuple(_spec(name, details, path) for name, details in wanted.items())
+        self.description = f"LiteRT {metadata.version('ai-edge-litert')}, CPU with XNNPACK"
+
+    def run(self, inputs: dict[str, Array]) -> list[Array]:
+        """See `Engine`."""
+        with self._turn:
+            self._resize(inputs)
+            try:
+                for name, array in inputs.items():
+                    self._interpreter.set_tensor(self._index[name], np.ascontiguousarray(array))
+                self._interpreter.invoke()
+                return [self._interpreter.get_tensor(index) for index in self._answers]
+            except (ValueError, RuntimeError) as error:
+                raise InferenceFailed(f"LiteRT failed: {_said(error)}") from error
+
+    def close(self) -> None:
+        """See `Engine`. Waits for the run that is under way."""
+        with self._turn:
+            del self._interpreter
+
+    def _resize(self, inputs: dict[str, Array]) -> None:
+        changed = {name: array.shape for name, array in inputs.items() if array.shape != self._shapes[name]}
+        if not changed:
+            return
+        if any(0 in shape for shape in changed.values()):
+            raise InvalidInput("LiteRT takes no empty batch. Send at least one sample.")
+        try:
+            for name, shape in changed.items():
+                self._interpreter.resize_tensor_input(self._index[name], shape)
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            self._shapes = dict.fromkeys(self._shapes, ())  # unknown now: the next run resizes everything
+            raise InvalidInput(f"LiteRT cannot take these shapes together: {_said(error)}") from error
+        self._shapes |= changed
+
+
+def _interpreter(path: Path, threads: int | None) -> Any:  # noqa: ANN401  # the package has no types
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"{path} is a TFLite model and LiteRT is not installed: pip install 'edgeward[tflite]'."
+        ) from error
+    return Interpreter(model_path=str(path), num_threads=threads)
+
+
+def _tensors(interpreter: Any) -> tuple[dict[str, _Details], dict[str, _Details]]:  # noqa: ANN401  # the package has no types
+    """Inputs and outputs by name: the names of the one signature, where there is one; else those of the tensors."""
+    signatures = interpreter.get_signature_list()
+    if len(signatures) == 1:
+        runner = interpreter.get_signature_runner(next(iter(signatures)))
+        return runner.get_input_details(), runner.get_output_details()
+    return (
+        {details["name"]: details for details in interpreter.get_input_details()},
+        {details["name"]: details for details in interpreter.get_output_details()},
+    )
+
+
+def _spec(name: str, details: _Details, path: Path) -> TensorSpec:
+    datatype = _DATATYPES.get(np.dtype(details["dtype"]).name)
+    if datatype is None:
+        raise ModelRejected(f"{path}: tensor {name} is a {np.dtype(details['dtype']).name}, which does not travel.")
+    signature = details["shape_signature"]
+    shape = [int(dim) if dim >= 0 else DYNAMIC for dim in signature]
+    try:
+        return msgspec.convert({"name": name, "datatype": datatype, "shape": shape}, TensorSpec)
+    except msgspec.ValidationError as error:
+        raise ModelRejected(f"{path}: tensor {name!r} with shape {shape} is out of bounds: {error}.") from error
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:600]

@@ -1,0 +1,56 @@
+"""How far one set of answers is from another: the same arithmetic at conversion, in the gate, and in tests. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.engine import Array
+
+SQNR_LIMIT_DB: Final = 200.0
+"""Equal answers have no noise; their ratio is given as this, so that it stays a number."""
+
+
+def sqnr_db(reference: Array, actual: Array) -> float:
+    """Signal-to-quantization-noise ratio in dB, within ±`SQNR_LIMIT_DB`: the energy of `reference` over that of the difference.
+
+    Both arrays have the same shape and are finite.
+    """
+    wanted = np.asarray(reference, np.float64)
+    noise = float(np.sum((np.asarray(actual, np.float64) - wanted) ** 2))
+    signal = float(np.sum(wanted**2))
+    if noise == 0:
+        return SQNR_LIMIT_DB
+    if signal == 0:
+        return -SQNR_LIMIT_DB
+    return float(np.clip(10 * np.log10(signal / noise), -SQNR_LIMIT_DB, SQNR_LIMIT_DB))
+
+
+def classes(answers: Array) -> NDArray[np.int64] | None:
+    """The predicted class of each sample: int64[samples]; None where `answers` are no classes.
+
+    Class scores are [samples, classes] (the arg-max counts); whole numbers [samples] are classes themselves.
+    """
+    if answers.ndim == 2 and answers.shape[1] >= 2 and answers.dtype.kind in "fiu":
+        return np.asarray(answers.argmax(axis=1), np.int64)
+    if answers.ndim == 1 and answers.dtype.kind in "iu":
+        return answers.astype(np.int64)
+    return None
+
+
+def agreement(reference: Array, actual: Array) -> float | None:
+    """The share of samples in [0, 1] whose predicted class is the same; None where the answers are no classes."""
+    wanted, got = classes(reference), classes(actual)
+    if wanted is None or got is None or not len(wanted):
+        return None
+    return float(np.mean(wanted == got))
+
+
+def accuracy(answers: Array, labels: Array) -> float | None:
+    """The share of samples in [0, 1] whose predicted class is its label; None where the answers are no classes."""
+    got = classes(answers)
+    if got is None or not len(labels):
+        return None
+    return float(np.mean(got == labels))
