@@ -7,6 +7,7 @@ from the certificate, the client id forced to it, access by pattern. Nothing a c
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import shutil
 import signal
@@ -15,6 +16,8 @@ import subprocess
 import threading
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 from edgeward.errors import BrokerUnavailable
 from fleet_io import durable
@@ -41,14 +44,17 @@ def find_program() -> str:
 
 def access_rules(central: str) -> str:
     """The broker's access list: a device its own topics by direction, the central side all of ours, nobody else anything."""
-    lines = [f"user {central}", f"topic readwrite {topics.ALL}", ""]
+    lines = [f"user {central}", f"topic readwrite {topics.ALL}", "topic read $SYS/broker/#", ""]
     lines += [f"pattern read {topic}" for topic in (*topics.DEVICE_READS, *topics.EVERY_DEVICE_READS)]
     lines += [f"pattern write {topic}" for topic in topics.DEVICE_WRITES]
     return "\n".join(lines) + "\n"
 
 
 def configuration(directory: Path, broker: Broker, identity: Identity) -> str:
-    """`mosquitto.conf` for one TLS listener with required client certificates."""
+    """`mosquitto.conf` for one TLS listener with required client certificates.
+
+    Started by root, Mosquitto would become the user `mosquitto`, who cannot read our keys: it is told to stay.
+    """
     return f"""\
 # Written by `edgeward up`; changed here, it is written over at the next start.
 per_listener_settings false
@@ -63,6 +69,7 @@ use_username_as_clientid true
 allow_anonymous false
 acl_file {directory / "access.conf"}
 set_tcp_nodelay true
+sys_interval 1
 max_packet_size {limits.MESSAGE_BYTES + 4096}
 max_inflight_messages 200
 max_queued_messages 1000
@@ -74,6 +81,7 @@ log_type error
 log_type warning
 log_type notice
 connection_messages true
+user {getpass.getuser()}
 """
 
 
@@ -93,6 +101,14 @@ class Mosquitto:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     @property
+    def _conf_path(self) -> Path:
+        return self._directory / "mosquitto.conf"
+
+    @property
+    def _pid_path(self) -> Path:
+        return self._directory / "mosquitto.pid"
+
+    @property
     def log_path(self) -> Path:
         """What the broker has to say."""
         return self._directory / "mosquitto.log"
@@ -100,20 +116,21 @@ class Mosquitto:
     def start(self) -> None:
         """Start and wait until it listens. Raises `BrokerUnavailable`, or `ListenFailed` when the port is taken."""
         program = find_program()
-        listening_socket(self.broker.host, self.broker.port).close()
         durable.make_directory(self._directory, mode=0o700)
+        self._end_orphan()
+        listening_socket(self.broker.host, self.broker.port).close()
         durable.write_bytes(self._directory / "access.conf", access_rules(self._central).encode(), mode=0o600)
         written = configuration(self._directory, self.broker, self._identity)
-        durable.write_bytes(self._directory / "mosquitto.conf", written.encode(), mode=0o600)
-        self._give_away()
+        durable.write_bytes(self._conf_path, written.encode(), mode=0o600)
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [program, "-c", str(self._directory / "mosquitto.conf")],
+                [program, "-c", str(self._conf_path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 process_group=0,
             )
+        durable.write_bytes(self._pid_path, str(self._process.pid).encode())
         self._await_listening()
 
     def wait(self, timeout_s: float) -> bool:
@@ -134,6 +151,7 @@ class Mosquitto:
         if not self.wait(STOP_TIMEOUT_S):
             self.kill()
         self._process = None
+        self._pid_path.unlink(missing_ok=True)
 
     def kill(self) -> None:
         """End it as a power cut does (tests and the last resort)."""
@@ -142,11 +160,18 @@ class Mosquitto:
                 self._process.send_signal(signal.SIGKILL)
             self._process.wait(STOP_TIMEOUT_S)
 
-    def _give_away(self) -> None:
-        """Started by root, Mosquitto would become the user `mosquitto`, who cannot read our keys: keep it root."""
-        if os.geteuid() == 0:
-            with (self._directory / "mosquitto.conf").open("a", encoding="utf-8") as file:
-                file.write("user root\n")
+    def _end_orphan(self) -> None:
+        """End the broker that an `edgeward up` which was killed left behind: it has our port, and nobody owns it any more."""
+        try:
+            process = psutil.Process(int(self._pid_path.read_text(encoding="ascii")))
+            if str(self._conf_path) not in process.cmdline():
+                return  # the number belongs to somebody else by now
+            process.terminate()
+            process.wait(STOP_TIMEOUT_S)
+        except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+            return
+        except psutil.TimeoutExpired:
+            process.kill()
 
     def _await_listening(self) -> None:
         """Wait until a TLS handshake is answered."""
