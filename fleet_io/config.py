@@ -1,13 +1,16 @@
 """Configuration, read once: TOML file, then environment, then flags, into one frozen dataclass.
 
-A key that is unknown, or a value that does not fit, stops the program with its name, what was given and what is allowed.
+A key that is unknown, or a value that does not fit, stops the program with its name, what was given and what is allowed. In
+the environment, where other programs' variables may share our prefix, only a near miss of a known name counts as unknown.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -22,8 +25,8 @@ C = TypeVar("C")
 def load(kind: type[C], *, file: Path | None, prefix: str, environ: Mapping[str, str], flags: Mapping[str, object | None]) -> C:
     """Read a frozen dataclass `kind`, whose field types carry the allowed values (`msgspec.Meta`).
 
-    `file` is TOML or None; `environ` is searched for `PREFIX_KEY`; a flag of None was not given.
-    Raises `ConfigurationError`.
+    `file` is TOML or None; `environ` is searched for `PREFIX_KEY`, lists with commas; a flag of None was not given. Fields may
+    be paths. Raises `ConfigurationError`.
     """
     values: dict[str, object] = {}
     sources: dict[str, str] = {}
@@ -50,8 +53,21 @@ def _from_file(file: Path | None) -> dict[str, object]:
 
 
 def _from_environment(kind: type[object], prefix: str, environ: Mapping[str, str]) -> dict[str, object]:
+    hints = typing.get_type_hints(kind)
     names = {f"{prefix}_{key.upper()}": key for key in _keys(kind)}
-    return {names[name]: value for name, value in environ.items() if name in names}
+    for name in environ:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.9) if name.startswith(prefix + "_") else []
+        if near and name not in names:
+            raise ConfigurationError(f"The environment sets {name}, which is not a setting. Did you mean {near[0]}?")
+    return {
+        key: _listed(environ[name]) if typing.get_origin(hints[key]) in (tuple, list) else environ[name]
+        for name, key in names.items()
+        if name in environ
+    }
+
+
+def _listed(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _keys(kind: type[object]) -> tuple[str, ...]:
@@ -71,10 +87,16 @@ def _check_key(kind: type[object], key: str, source: str) -> None:
 
 def _convert(kind: type[C], values: dict[str, object], sources: dict[str, str]) -> C:
     try:
-        return msgspec.convert(values, type=kind, strict=False)
+        return msgspec.convert(values, type=kind, strict=False, dec_hook=_as_path)
     except msgspec.ValidationError as error:
-        key = next((key for key in values if f"$.{key}`" in str(error)), None)
-        if key is None:
-            raise ConfigurationError(f"The configuration is not complete: {error}.") from error
-        reason = str(error).split(" - at `$")[0]
+        reason, _, place = str(error).partition(" - at `$.")
+        key = re.split(r"\W", place)[0]
+        if key not in values:
+            raise ConfigurationError(f"The configuration is not complete: {reason}.") from error
         raise ConfigurationError(f"{key} = {values[key]!r} (from {sources[key]}) is not allowed: {reason}.") from error
+
+
+def _as_path(kind: type[object], value: object) -> object:
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    raise msgspec.ValidationError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")

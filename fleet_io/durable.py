@@ -17,7 +17,7 @@ TEMPORARY_PREFIX = ".part-"
 
 
 def write_bytes(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Make `path` hold exactly `content`. Raises `OSError`, and then `path` is as it was."""
+    """Make `path` hold exactly `content`. Raises `OSError`; then `path` is as it was, or at worst new but not yet durable."""
     with replacing(path, mode=mode) as file:
         file.write(content)
 
@@ -47,9 +47,10 @@ def rename(source: Path, target: Path) -> None:
 
 def make_directory(path: Path, *, mode: int = 0o755) -> Path:
     """Create `path` and what is missing above it; return it."""
-    if not path.is_dir():
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
-        sync_directory(path.parent)
+    missing = [each for each in (path, *path.parents) if not each.is_dir()]
+    for each in reversed(missing):
+        each.mkdir(mode=mode, exist_ok=True)
+        sync_directory(each.parent)
     return path
 
 

@@ -2,7 +2,8 @@
 
 The traps of paho that DESIGN.md §3 lists are met here, once for all programs: the network loop runs in our own thread, so
 an exception in a callback ends one connection and not the client; TCP_NODELAY is set; reconnects back off with full jitter;
-the queue of outgoing messages is short; no callback waits.
+the queue of outgoing messages is short; no callback waits. And one more: unless somebody registers for writes, paho writes to
+the socket from whichever thread publishes, while the loop writes too; here only the loop's thread ever touches the socket.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import logging
 import socket
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, ParamSpec
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
@@ -26,6 +29,8 @@ from fleet_io.transport import Handler, Message, QoS, Will, unshared
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+
 KEEPALIVE_S = 20
 CONNECT_TIMEOUT_S = 10.0
 FIRST_BACKOFF_S = 0.5
@@ -33,7 +38,15 @@ LONGEST_BACKOFF_S = 60.0
 REFUSED_BACKOFF_S = 30.0
 """A broker that refused our identity is not asked again soon."""
 UNDER_WAY = 200
-"""QoS 1 messages without PUBACK, and messages waiting for the socket."""
+"""QoS 1 messages without PUBACK, and as many of QoS 0 that wait for the socket."""
+IN_FLIGHT = 20
+"""Of those of QoS 1, sent and not yet acknowledged: no broker that we know allows fewer."""
+LOOP_S = 1.0
+FAREWELL_S = 2.0
+"""How long a stop waits for what is queued to be sent."""
+
+_REFUSALS: Final = frozenset({0x85, 0x86, 0x87, 0x8A, 0x8C})
+"""MQTT 5 reason codes that speak of us: client id, password, not authorized, banned, bad authentication method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +89,9 @@ class MqttTransport:
         self._refused = False
         self._ready = False
         self._attempt = 0
+        self._unsent: deque[paho.MQTTMessageInfo] = deque()
+        self._connection: object = None
+        self._fault = ""
         self._thread = threading.Thread(target=self._keep_connected, name=f"mqtt-{client_id}", daemon=True)
         self._client = self._make_client(client_id, identity, will)
 
@@ -89,9 +105,12 @@ class MqttTransport:
 
     def publish(self, topic: str, payload: bytes, *, qos: QoS, retain: bool = False) -> bool:
         """See `Transport`."""
-        if not self._client.is_connected():
+        if not self._client.is_connected() or (qos == 0 and not self._has_room()):
             return False
-        return self._client.publish(topic, payload, qos, retain).rc == paho.MQTT_ERR_SUCCESS
+        sent = self._client.publish(topic, payload, qos, retain)
+        if qos == 0 and sent.rc == paho.MQTT_ERR_SUCCESS:
+            self._unsent.append(sent)
+        return sent.rc == paho.MQTT_ERR_SUCCESS
 
     def on_connected(self, callback: Callable[[], None]) -> None:
         """See `Transport`."""
@@ -110,22 +129,29 @@ class MqttTransport:
         self._stopping.set()
         self._client.disconnect()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(CONNECT_TIMEOUT_S)
+            self._thread.join(CONNECT_TIMEOUT_S + FAREWELL_S)
+
+    def _has_room(self) -> bool:
+        """Whether another QoS 0 message may wait for the socket: paho itself sets those no limit."""
+        with self._lock:
+            while self._unsent and _is_done(self._unsent[0]):
+                self._unsent.popleft()
+            return len(self._unsent) < UNDER_WAY
 
     def _make_client(self, client_id: str, identity: Identity, will: Will | None) -> paho.Client:
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5, reconnect_on_failure=False)
-        context = ssl.create_default_context(cafile=str(identity.authority))
-        context.load_cert_chain(identity.certificate, identity.key)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        client.tls_set_context(context)
+        client.tls_set_context(_client_context(identity))
         client.connect_timeout = CONNECT_TIMEOUT_S
-        client.max_inflight_messages_set(UNDER_WAY)
+        client.max_inflight_messages_set(IN_FLIGHT)
         client.max_queued_messages_set(UNDER_WAY)
         if will is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
-        client.on_socket_open = _set_nodelay
+        client.on_disconnect = self._on_disconnect
+        client.on_socket_open = self._on_socket_open
+        client.on_socket_register_write = _leave_it_to_the_loop
+        client.on_log = self._on_log
         return client
 
     def _keep_connected(self) -> None:
@@ -133,30 +159,48 @@ class MqttTransport:
             self._connect_once()
             self._ready = False
             for callback in self._disconnected_callbacks:
-                callback(self._reason)
+                _call(callback, self._reason)
             self._attempt += 1
             self._stopping.wait(backoff(self._attempt, self._chance(), refused=self._refused))
 
     def _connect_once(self) -> None:
         """Connect and serve one connection until it ends; says why it ended in `_reason`."""
         self._refused = False
-        self._reason = f"the connection to {self._broker.host}:{self._broker.port} ended"
+        self._reason = self._fault = ""
         try:
             self._client.connect(self._broker.host, self._broker.port, KEEPALIVE_S)
-            self._client.loop_forever(retry_first_connection=False)
+            self._loop_until_it_ends()
         except (OSError, ValueError) as error:
-            self._reason = f"{self._broker.host}:{self._broker.port}: {error}"
+            self._fault = str(error)
         except Exception as error:  # a fault of ours or of paho must end this connection, not the thread
             log.exception("the MQTT loop failed; connecting again")
-            self._reason = f"internal error: {error}"
+            self._fault = f"internal error: {error}"
+            self._hang_up()
+        self._refused = self._refused or _speaks_of_certificates(self._fault)
+        self._reason = self._reason or f"{self._broker.host}:{self._broker.port}: {self._fault or 'the connection ended'}"
+
+    def _loop_until_it_ends(self) -> None:
+        while not self._stopping.is_set():
+            if self._client.loop(LOOP_S) != paho.MQTT_ERR_SUCCESS:
+                return
+        self._client.disconnect()
+        rounds = int(FAREWELL_S / 0.1)
+        if all(self._client.loop(0.1) == paho.MQTT_ERR_SUCCESS for _ in range(rounds)):
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close the socket without a word; paho notices it in its next loop."""
+        if isinstance(self._connection, socket.socket):
             with contextlib.suppress(OSError):
-                self._client.disconnect()
+                self._connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(Exception):
+            self._client.loop(0.0)
 
     def _on_connect(
         self, client: paho.Client, _data: object, _flags: paho.ConnectFlags, code: ReasonCode, _properties: Properties | None
     ) -> None:
         if code.is_failure:
-            self._refused = True
+            self._refused = code.value in _REFUSALS
             self._reason = f"the broker refused the connection: {code}"
             return
         with self._lock:
@@ -170,8 +214,11 @@ class MqttTransport:
             self._announce()
 
     def _on_subscribe(
-        self, _client: paho.Client, _data: object, mid: int, _codes: list[ReasonCode], _properties: Properties | None
+        self, _client: paho.Client, _data: object, mid: int, codes: list[ReasonCode], _properties: Properties | None
     ) -> None:
+        for code in codes:
+            if code.is_failure:
+                log.error("the broker refused a subscription: %s", code)
         self._awaited.discard(mid)
         if not self._awaited and not self._ready:
             self._announce()
@@ -180,7 +227,28 @@ class MqttTransport:
         self._ready = True
         self._attempt = 0
         for callback in self._connected_callbacks:
-            callback()
+            _call(callback)
+
+    def _on_disconnect(
+        self,
+        _client: paho.Client,
+        _data: object,
+        flags: paho.DisconnectFlags,
+        code: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._reason = f"the broker ended the connection: {code}"
+
+    def _on_socket_open(self, _client: paho.Client, _data: object, connection: object) -> None:
+        self._connection = connection
+        if isinstance(connection, socket.socket):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _on_log(self, _client: paho.Client, _data: object, level: int, text: str) -> None:
+        """Paho says only here why a socket failed; the last fault of a connection is kept."""
+        if level == paho.MQTT_LOG_ERR:
+            self._fault = text
 
     @staticmethod
     def _guarded(handler: Handler) -> Callable[[paho.Client, object, paho.MQTTMessage], None]:
@@ -193,7 +261,41 @@ class MqttTransport:
         return receive
 
 
-def _set_nodelay(_client: paho.Client, _data: object, connection: object) -> None:
-    raw = getattr(connection, "_sock", connection)
-    if isinstance(raw, socket.socket):
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+class _ClosingContext(ssl.SSLContext):
+    """Shakes hands while it wraps, so that Python closes the socket when that fails; paho leaves it to the collector."""
+
+    def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:  # type: ignore[override]  # noqa: ANN401
+        return super().wrap_socket(sock, **(options | {"do_handshake_on_connect": True}))
+
+
+def _client_context(identity: Identity) -> ssl.SSLContext:
+    context = _ClosingContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(identity.authority)
+    context.load_cert_chain(identity.certificate, identity.key)
+    return context
+
+
+def _leave_it_to_the_loop(_client: paho.Client, _data: object, _connection: object) -> None:
+    """That somebody registers for writes is all that keeps paho from writing in the publisher's thread."""
+
+
+def _call(callback: Callable[P, None], *values: P.args, **named: P.kwargs) -> None:
+    """Call what a program registered with us: its fault is logged and costs neither connection nor thread."""
+    try:
+        callback(*values, **named)
+    except Exception:
+        log.exception("a callback of the connection failed")
+
+
+def _is_done(info: paho.MQTTMessageInfo) -> bool:
+    """Written to the socket, or given up with its connection."""
+    try:
+        return info.is_published()
+    except RuntimeError:  # paho's way to say that it was lost
+        return True
+
+
+def _speaks_of_certificates(fault: str) -> bool:
+    """Whether TLS failed because one side does not trust the other, which trying again soon cannot change."""
+    return "SSL" in fault and any(word in fault for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED"))

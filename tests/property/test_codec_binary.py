@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -59,7 +60,7 @@ def test_no_bytes_make_an_answer_raise_another_error(payload: bytes) -> None:
 
 @given(field=st.sampled_from(["request", "index", "size", "retry_after_ms"]), value=st.sampled_from([-1, 2**64]))
 def test_a_number_that_does_not_fit_its_field_is_a_protocol_error(field: str, value: int) -> None:
-    numbers = {"request": 0, "index": 0, "size": 0, "retry_after_ms": 0} | {field: value}
+    numbers: dict[str, Any] = {"request": 0, "index": 0, "size": 0, "retry_after_ms": 0} | {field: value}
     with pytest.raises(LimitExceeded):
         transfer.encode_answer(Answer(status=AnswerStatus.NOT_FOUND, worker="w", **numbers))
 

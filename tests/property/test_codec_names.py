@@ -23,7 +23,9 @@ def assert_topic(topic: str) -> None:
 
 
 @given(device=ours.names, worker=ours.names, channel=st.sampled_from(CHANNELS), digest=ours.digests)
-def test_every_topic_has_at_most_six_slashes_and_is_parsed_again(device: str, worker: str, channel: str, digest: str) -> None:
+def test_every_topic_has_at_most_six_slashes_and_is_parsed_again(
+    device: str, worker: str, channel: topics.DeviceChannel, digest: str
+) -> None:
     for topic in (topics.device(device, channel), topics.worker(worker, device), topics.blob(digest), topics.META_TIMESTAMP):
         assert_topic(topic)
         assert not set(topic) & set("+#")

@@ -20,7 +20,7 @@ def usage(**changes: Any) -> ModelUsage:
     latency = Histogram()
     for value in (0.0, 0.01, 0.02):
         latency.record(value)
-    fields = {
+    fields: dict[str, Any] = {
         "model": "digits",
         "version": "1.0.0",
         "manifest": "sha256:" + "a" * 64,
@@ -81,7 +81,7 @@ WRONG: dict[str, Callable[[ExportMetricsServiceRequest], None]] = {
     "predictions as a total": total_instead_of_delta(otlp.PREDICTIONS),
     "a negative count": lambda body: setattr(metric(body, otlp.ERRORS).sum.data_points[0], "as_int", -1),
     "a huge count": lambda body: setattr(metric(body, otlp.ERRORS).sum.data_points[0], "as_int", 2**62),
-    "no model": lambda body: body.resource_metrics[0].resource.attributes.pop(0),
+    "no model": lambda body: body.resource_metrics[0].resource.ClearField("attributes"),
     "no resource": lambda body: body.resource_metrics[0].ClearField("resource"),
 }
 
