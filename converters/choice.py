@@ -1,0 +1,68 @@
+"""Which variants ship, and in which order a device should prefer them. Pure: it decides from what was measured.
+
+Shipped is what stays within the accuracy budget. Preferred is the smallest arithmetic that is not slower than float: first
+`int8-static`, then `int8-weights`, then float; whatever was measured to be slower than float comes after it. Devices decide
+again for themselves: their gate measures on their own processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from converters.errors import SettingsRejected
+from converters.recipe import FLOAT, Preference
+
+SLOWER: Final = 1.10
+"""From this latency ratio to float a variant counts as slower: smaller differences are the measurement's own noise."""
+
+_RANK: Final = ("int8-static", "int8-weights", "float32")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One variant as measured. `fault` says why it may not ship; empty where it may."""
+
+    name: str
+    fault: str = ""
+    latency_ratio: float | None = None
+    """Median latency over float's, on the machine that converted; None where it was not measured."""
+
+    @property
+    def slower(self) -> bool:
+        """Whether it was measured to be slower than float."""
+        return self.latency_ratio is not None and self.latency_ratio > SLOWER
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Variants to ship, preferred first, and why in that order."""
+
+    order: tuple[str, ...]
+    reason: str
+
+
+def choose(candidates: Sequence[Candidate], prefer: Preference) -> Choice:
+    """Order what may ship. Raises `SettingsRejected` when the variant that was asked for may not."""
+    fit = [candidate for candidate in candidates if not candidate.fault]
+    if prefer == "auto":
+        ordered = sorted(fit, key=lambda candidate: (candidate.slower, _RANK.index(candidate.name)))
+        return Choice(order=tuple(candidate.name for candidate in ordered), reason=_reason(ordered[0], candidates))
+    if prefer not in {candidate.name for candidate in fit}:
+        fault = next((candidate.fault for candidate in candidates if candidate.name == prefer), "it was not made")
+        raise SettingsRejected(f"{prefer} cannot be preferred: {fault}. Allow a larger --budget, or prefer another variant.")
+    ordered = sorted(fit, key=lambda candidate: (candidate.name != prefer, candidate.slower, _RANK.index(candidate.name)))
+    return Choice(order=tuple(candidate.name for candidate in ordered), reason=f"{prefer} first, as asked for.")
+
+
+def _reason(first: Candidate, candidates: Sequence[Candidate]) -> str:
+    passed_over = [
+        f"{candidate.name} {candidate.fault or 'was slower than float on the machine that converted'}"
+        for candidate in candidates
+        if candidate.name in _RANK[: _RANK.index(first.name)] and (candidate.fault or candidate.slower)
+    ]
+    because = f"; {', and '.join(passed_over)}" if passed_over else ""
+    if first.name == FLOAT.name:
+        return f"{first.name} first{because}."
+    return f"{first.name} first: within the accuracy budget and not slower than float{because}."

@@ -1,0 +1,232 @@
+"""The pipeline: preconditions, one step after another, postconditions, and a bundle, or one clear error and nothing written.
+
+read → split the data → run float → try each recipe → time them side by side → choose → report → write. Each step's work
+lives in a module of its own; here stands only the order, and what one step hands to the next.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import runtime
+from converters import assembly, evaluation
+from converters.calibration import EVALUATION_AT_LEAST, Array, Dataset, load_dataset, make_dataset, split
+from converters.choice import SLOWER, Candidate, Choice, choose
+from converters.errors import AccuracyRefused, DataRejected, RecipeFailed, SourceRejected
+from converters.metrics import all_finite
+from converters.parity import PAGE_FILE, PARITY_FILE, TIMING_FILE, Timing, VariantTiming, encode_report
+from converters.parity_page import render
+from converters.profile_data import make_profile
+from converters.quantize import Quantizer
+from converters.recipe import FLOAT, Preference
+from converters.settings import Settings, check_settings
+from converters.sources import Source, read_onnx
+from converters.trial import Reference, Trial, attempt
+from fleet_io.bundle_directory import Bundle, write_bundle
+from fleet_protocol import codec
+from fleet_protocol.digests import digest_of
+from fleet_protocol.manifest import Lineage
+from fleet_protocol.tensors import TensorSpec
+
+Progress = Callable[[str, float], None]
+"""Told what is being done, and how much of the whole is done, in [0, 1]."""
+
+Data = Path | Mapping[str, Array]
+
+_TIMING_SECONDS: Final = 2.0
+
+
+def silent(text: str, done: float) -> None:
+    """Progress for nobody."""
+
+
+def convert(
+    source: Path,
+    calibration: Data,
+    *,
+    model: str,
+    version: str,
+    out: Path,
+    evaluate: Data | None = None,
+    budget: float = 0.005,
+    min_accuracy: float | None = None,
+    max_regression: float = 0.1,
+    seed: int = 0,
+    classes: Sequence[str] = (),
+    prefer: Preference = "auto",
+    progress: Progress = silent,
+) -> Bundle:
+    """Make a bundle of a float ONNX model: float, static int8 and weight-only int8, each measured, the fit ones shipped.
+
+    `calibration` holds samples that the model was not trained with: an `.npz` or arrays by name, one for each model input,
+    first axis the sample, and `label` (class numbers) where known. They are split by `seed` into parts that share none; with
+    `evaluate`, accuracy is measured there instead. `classes` names the classes; the other settings are `Settings`'.
+
+    The same inputs, seed and tools give the same bytes, as long as the same variants are measured to be slower than float;
+    a `prefer` other than `auto` keeps that measurement out of the decision.
+
+    Raises `ConversionError` (model, data or settings), `BundleExists` or `BundleUnwritable`; then `out` is as it was.
+    """
+    settings = Settings(
+        model=model,
+        version=version,
+        out=out,
+        budget=budget,
+        min_accuracy=min_accuracy,
+        max_regression=max_regression,
+        seed=seed,
+        classes=tuple(classes),
+        prefer=prefer,
+    )
+    check_settings(settings)
+    progress("reading the model", 0.0)
+    original = read_onnx(source)
+    with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
+        return _Conversion(settings, original, Path(work), progress).run(calibration, evaluate)
+
+
+class _Conversion:
+    """One run of the pipeline. `run` is called once."""
+
+    def __init__(self, settings: Settings, source: Source, work: Path, progress: Progress) -> None:
+        self._settings = settings
+        self._source = source
+        self._work = work
+        self._progress = progress
+
+    def run(self, calibration: Data, evaluate: Data | None) -> Bundle:
+        given = self._work / "given.onnx"
+        given.write_bytes(self._source.content())
+        model = evaluation.load_source(given, self._source.path)
+        try:
+            data, held_out = self._read_data(model.inputs, calibration, evaluate)
+            reference = self._reference(model, data, held_out)
+            self._check_accuracy(reference)
+            trials = self._try_recipes(reference)
+            try:
+                timing = self._time(trials, reference)
+            finally:
+                for trial in trials:
+                    if trial.model is not None:
+                        trial.model.close()
+            digest = data.digest if held_out is None else digest_of(f"{data.digest}\n{held_out.digest}".encode())
+            return self._write(model, reference, trials, timing, digest)
+        finally:
+            model.close()
+
+    def _read_data(
+        self, specs: tuple[TensorSpec, ...], calibration: Data, evaluate: Data | None
+    ) -> tuple[Dataset, Dataset | None]:
+        self._progress("reading the data", 0.05)
+        data = _dataset(calibration, specs)
+        held_out = None if evaluate is None else _dataset(evaluate, specs)
+        if held_out is not None and len(held_out) < EVALUATION_AT_LEAST:
+            raise DataRejected(f"The evaluation data has {len(held_out)} samples; at least {EVALUATION_AT_LEAST} are needed.")
+        return data, held_out
+
+    def _reference(self, model: runtime.Model, data: Dataset, held_out: Dataset | None) -> Reference:
+        self._progress("running the float model", 0.1)
+        parts = split(data, held_out, seed=self._settings.seed)
+        batch = evaluation.batch_size(model.inputs, self._source.path)
+        try:
+            golden = evaluation.run(model, parts.golden, batch=batch)
+            outputs = evaluation.run(model, parts.held_out, batch=batch)
+        except RecipeFailed as error:
+            raise SourceRejected(f"{self._source.path}: {error}") from error
+        if not all_finite(golden) or not all_finite(outputs):
+            raise SourceRejected(f"{self._source.path} answers NaN or infinity on the data. Check its weights and its scaling.")
+        scores = evaluation.class_scores(model.outputs, outputs, parts.held_out.labels)
+        return Reference(parts=parts, batch=batch, golden=golden, held_out=outputs, scores=scores)
+
+    def _check_accuracy(self, reference: Reference) -> None:
+        least = self._settings.min_accuracy
+        if least is None:
+            return
+        quality = evaluation.judge(reference.held_out, reference.held_out, reference.parts.held_out.labels, reference.scores)
+        if quality.accuracy is None:
+            raise DataRejected("A least accuracy was asked for, and the data has no labels to measure it with. Add `label`.")
+        if quality.accuracy < least:
+            raise AccuracyRefused(
+                f"The float model is right on {quality.accuracy:.2%} of {quality.samples} held-out samples; at least "
+                f"{least:.2%} was asked for. Train it again, or ask for less."
+            )
+
+    def _try_recipes(self, reference: Reference) -> list[Trial]:
+        quantizer = Quantizer(self._source, batches=lambda: reference.parts.calibration.batches(reference.batch))
+        recipes, trials = self._settings.recipes, []
+        for at, recipe in enumerate(recipes):
+            self._progress(f"making and measuring {recipe.name}", 0.15 + 0.55 * at / len(recipes))
+            trial = attempt(recipe, quantizer, reference, work=self._work, budget=self._settings.budget)
+            if recipe == FLOAT and trial.fault:
+                raise SourceRejected(f"{self._source.path}: {trial.fault}")
+            trials.append(trial)
+        return trials
+
+    def _time(self, trials: Sequence[Trial], reference: Reference) -> Timing:
+        self._progress("timing the variants side by side", 0.7)
+        models = {trial.recipe.name: trial.model for trial in trials if trial.model is not None and not trial.fault}
+        measured = evaluation.latencies(models, reference.parts.golden, seconds=_TIMING_SECONDS)
+        return Timing(
+            engine=models[FLOAT.name].engine,
+            machine=platform.machine(),
+            variants={
+                name: VariantTiming(
+                    seconds=statistics.median(seconds),
+                    ratio_to_float=round(evaluation.latency_ratio(measured, name, FLOAT.name), 3),
+                )
+                for name, seconds in measured.items()
+            },
+        )
+
+    def _write(self, model: runtime.Model, reference: Reference, trials: Sequence[Trial], timing: Timing, data: str) -> Bundle:
+        self._progress("writing the bundle", 0.95)
+        settings, ratios = self._settings, {name: each.ratio_to_float for name, each in timing.variants.items()}
+        choice = choose(
+            [Candidate(trial.recipe.name, trial.fault, ratios.get(trial.recipe.name)) for trial in trials], settings.prefer
+        )
+        report = assembly.parity_report(
+            settings, reference, trials, choice,
+            source=self._source.digest, data=data, slower={name: ratio > SLOWER for name, ratio in ratios.items()},
+        )  # fmt: skip
+        contents = {
+            assembly.GOLDEN_FILE: assembly.golden_content(reference.parts.golden, reference.golden),
+            assembly.PROFILE_FILE: self._profile(reference, trials, choice),
+            PARITY_FILE: encode_report(report),
+        }
+        files = {name: self._work / name for name in contents}
+        for name, content in contents.items():
+            files[name].write_bytes(content)
+        files |= {assembly.variant_file(trial.recipe.name): trial.path for trial in _in_order(trials, choice) if trial.path}
+        manifest = assembly.manifest(
+            settings,
+            _in_order(trials, choice),
+            reference.parts.golden,
+            files,
+            inputs=model.inputs,
+            outputs=model.outputs,
+            lineage=Lineage(source=self._source.digest, data=data, tools=assembly.tools(), seed=settings.seed),
+        )
+        notes = {PAGE_FILE: render(report, timing).encode(), TIMING_FILE: codec.encode_readable(timing)}
+        bundle = write_bundle(settings.out, manifest, files, notes=notes)
+        self._progress("done", 1.0)
+        return bundle
+
+    def _profile(self, reference: Reference, trials: Sequence[Trial], choice: Choice) -> bytes:
+        first = _in_order(trials, choice)[0]
+        scores = None if reference.scores is None or first.outputs is None else first.outputs[reference.scores]
+        inputs = reference.parts.held_out.inputs
+        return codec.encode_readable(make_profile(inputs, scores, variant=first.recipe.name, classes=self._settings.classes))
+
+
+def _dataset(given: Data, specs: tuple[TensorSpec, ...]) -> Dataset:
+    return load_dataset(given, specs) if isinstance(given, Path) else make_dataset(given, specs)
+
+
+def _in_order(trials: Sequence[Trial], choice: Choice) -> list[Trial]:
+    by_name = {trial.recipe.name: trial for trial in trials}
+    return [by_name[name] for name in choice.order]

@@ -1,0 +1,27 @@
+"""The errors of this package. Each class is a decision that a caller can make."""
+
+from __future__ import annotations
+
+
+class ConversionError(Exception):
+    """The conversion stopped before anything was written. The message says what to correct."""
+
+
+class SourceRejected(ConversionError):
+    """The model cannot be read, or cannot be converted. Give another model, or export it again."""
+
+
+class DataRejected(ConversionError):
+    """The samples do not fit the model, or are not usable. Give other data."""
+
+
+class SettingsRejected(ConversionError):
+    """A name, version or number given to the conversion is not allowed."""
+
+
+class AccuracyRefused(ConversionError):
+    """The float model itself is worse than the least accuracy that was asked for. Train it again, or ask for less."""
+
+
+class RecipeFailed(ConversionError):
+    """One recipe cannot be applied to this model. The others still can; the parity report says why."""

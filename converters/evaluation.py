@@ -1,0 +1,175 @@
+"""Runs variants and measures them: outputs over a data set, quality against float and labels, latency side by side.
+
+Models run through `runtime.load`, as on a device, on one thread, so that the same samples give the same numbers.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+import runtime
+from converters import metrics
+from converters.calibration import Dataset
+from converters.errors import DataRejected, RecipeFailed, SourceRejected
+from fleet_protocol.tensors import DYNAMIC, TensorSpec
+from runtime import parity
+from runtime.usage import looks_like_scores
+
+Outputs = dict[str, NDArray[Any]]
+Stopwatch = Callable[[], float]
+
+BATCH: Final = 64
+_ROUNDS_AT_LEAST: Final = 7
+_ROUNDS_AT_MOST: Final = 60
+_SLOT_SECONDS: Final = 0.002
+"""Each timing covers so many calls that the clock's own resolution does not matter."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A variant on some samples, against the float model's outputs and, where known, the labels."""
+
+    samples: int
+    sqnr_db: float
+    agreement: float | None
+    accuracy: float | None
+    right: NDArray[np.bool_] | None
+    """Which samples were classified as labelled."""
+
+
+def batch_size(specs: tuple[TensorSpec, ...], path: Path) -> int:
+    """How many samples one call takes. Raises `SourceRejected` when an input has no axis to put samples on."""
+    for spec in specs:
+        if not spec.shape or spec.shape[0] not in (DYNAMIC, 1):
+            raise SourceRejected(
+                f"{path}: the input {spec.describe()} fixes its first axis. Export the model with a free batch axis, or with 1."
+            )
+    return BATCH if all(spec.shape[0] == DYNAMIC for spec in specs) else 1
+
+
+def load_source(path: Path, shown: Path) -> runtime.Model:
+    """The float model, ready to run. `shown` is the user's file. Raises `SourceRejected`."""
+    try:
+        return runtime.load(path, threads=1)
+    except runtime.ModelRejected as error:
+        raise SourceRejected(f"{shown} cannot be run: {str(error).replace(str(path), 'the model')}") from error
+
+
+def load_variant(path: Path, name: str, session_options: Mapping[str, str]) -> runtime.Model:
+    """A variant, ready to run. Raises `RecipeFailed`."""
+    try:
+        return runtime.load(path, session_options=session_options, threads=1)
+    except runtime.ModelRejected as error:
+        raise RecipeFailed(f"{name} cannot be run by the engine: {str(error).replace(str(path), name)}") from error
+
+
+def run(model: runtime.Model, data: Dataset, *, batch: int) -> Outputs:
+    """All outputs for all samples, first axis the sample. Raises `RecipeFailed`: the model does not run on such data."""
+    pieces: dict[str, list[NDArray[Any]]] = {spec.name: [] for spec in model.outputs}
+    for inputs in data.batches(batch):
+        count = len(next(iter(inputs.values())))
+        try:
+            outputs = model(inputs)
+        except (runtime.InferenceFailed, runtime.InvalidInput) as error:
+            raise RecipeFailed(f"The model fails on the data: {error}") from error
+        for name, values in outputs.items():
+            if not values.shape or values.shape[0] != count:
+                raise RecipeFailed(
+                    f"The output {name!r} has shape {list(values.shape)} for {count} samples; its first axis must count them."
+                )
+            pieces[name].append(values)
+    return {name: np.concatenate(values) for name, values in pieces.items()}
+
+
+def class_scores(specs: tuple[TensorSpec, ...], outputs: Outputs, labels: NDArray[np.int64] | None) -> str | None:
+    """The output whose largest element is the predicted class, or None where the model gives values.
+
+    It is the first output, as on the device: with labels, if it can be class scores; without, if its rows are
+    probabilities. Raises `DataRejected` when there are labels that it cannot have predicted.
+    """
+    first = specs[0]
+    if labels is None:
+        return first.name if metrics.looks_like_probabilities(outputs[first.name]) else None
+    scores = outputs[first.name]
+    if not looks_like_scores(first) and not (scores.ndim == 2 and scores.shape[1] >= 2):
+        raise DataRejected(
+            f"The data has labels, but the model's first output {first.describe()} is no row of class scores a sample. "
+            "Leave the labels out, or put the scores first."
+        )
+    if labels.size and int(labels.max()) >= scores.shape[1]:
+        raise DataRejected(
+            f"The data has the label {int(labels.max())}, but the model's output {first.describe()} has {scores.shape[1]} "
+            f"classes, 0 to {scores.shape[1] - 1}."
+        )
+    return first.name
+
+
+def judge(reference: Outputs, outputs: Outputs, labels: NDArray[np.int64] | None, scores: str | None) -> Quality:
+    """Compare outputs with the float model's. Raises `RecipeFailed` when they hold NaN or infinity."""
+    if not metrics.all_finite(outputs):
+        raise RecipeFailed("It answers NaN or infinity.")
+    samples = len(next(iter(reference.values())))
+    sqnr_db = metrics.worst_sqnr_db(reference, outputs)
+    if scores is None:
+        return Quality(samples=samples, sqnr_db=sqnr_db, agreement=None, accuracy=None, right=None)
+    predicted = outputs[scores].argmax(axis=1)
+    right = None if labels is None else predicted == labels
+    return Quality(
+        samples=samples,
+        sqnr_db=sqnr_db,
+        agreement=parity.agreement(reference[scores], outputs[scores]),
+        accuracy=None if right is None else float(right.mean()),
+        right=right,
+    )
+
+
+def latencies(
+    models: Mapping[str, runtime.Model],
+    data: Dataset,
+    *,
+    seconds: float,
+    stopwatch: Stopwatch = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of one single-sample call, per model, round by round, for about `seconds` in all.
+
+    Interleaved: every round times every model, each round starting with another one, so that a busy machine slows all alike.
+    """
+    sample = next(data.batches(1))
+    calls = {name: _calls_per_slot(model, sample, stopwatch) for name, model in models.items()}
+    names = list(models)
+    measured: dict[str, list[float]] = {name: [] for name in names}
+    start = stopwatch()
+    for at in range(_ROUNDS_AT_MOST):
+        for name in names[at % len(names) :] + names[: at % len(names)]:
+            measured[name].append(_time(models[name], sample, calls[name], stopwatch))
+        if at + 1 >= _ROUNDS_AT_LEAST and stopwatch() - start > seconds:
+            break
+    return measured
+
+
+def latency_ratio(measured: Mapping[str, list[float]], name: str, reference: str) -> float:
+    """The median, over rounds, of one model's time over another's in the same round."""
+    pairs = zip(measured[name], measured[reference], strict=True)
+    return statistics.median(mine / theirs for mine, theirs in pairs if theirs > 0)
+
+
+def _calls_per_slot(model: runtime.Model, sample: Outputs, stopwatch: Stopwatch) -> int:
+    for _ in range(3):
+        model(sample)
+    once = _time(model, sample, 1, stopwatch)
+    return max(1, min(1000, int(_SLOT_SECONDS / max(once, 1e-7))))
+
+
+def _time(model: runtime.Model, sample: Outputs, calls: int, stopwatch: Stopwatch) -> float:
+    before = stopwatch()
+    for _ in range(calls):
+        model(sample)
+    return (stopwatch() - before) / calls

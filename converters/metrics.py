@@ -1,0 +1,69 @@
+"""How good outputs are and how sure that is: worst output's noise, confidence intervals. Pure arithmetic on arrays.
+
+The arithmetic that a device's gate repeats (SQNR, agreement, accuracy) is `runtime.parity`'s: one definition for both ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import parity
+
+Outputs = Mapping[str, NDArray[Any]]
+
+_Z: Final = 1.959964  # 95 % of a normal distribution
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % confidence interval."""
+
+    low: float
+    high: float
+
+
+def all_finite(outputs: Outputs) -> bool:
+    """Whether no output holds NaN or infinity."""
+    return all(values.dtype.kind != "f" or bool(np.isfinite(values).all()) for values in outputs.values())
+
+
+def worst_sqnr_db(reference: Outputs, outputs: Outputs) -> float:
+    """The least SQNR in dB of any numeric output. A device that pools its outputs measures this or more. All are finite."""
+    each = [parity.sqnr_db(values, outputs[name]) for name, values in reference.items() if values.dtype.kind in "fiu"]
+    return min(each, default=parity.SQNR_LIMIT_DB)
+
+
+def wilson(successes: int, count: int) -> Interval:
+    """The Wilson score interval of a share: sound for few samples and for shares near 0 and 1."""
+    if count == 0:
+        return Interval(0.0, 1.0)
+    p, z2 = successes / count, _Z * _Z
+    middle = (p + z2 / (2 * count)) / (1 + z2 / count)
+    half = _Z * math.sqrt(p * (1 - p) / count + z2 / (4 * count * count)) / (1 + z2 / count)
+    return Interval(max(0.0, middle - half), min(1.0, middle + half))
+
+
+def paired_difference(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Interval:
+    """95 % interval of (accuracy after − accuracy before) on the same samples: only samples that changed speak (Agresti–Min).
+
+    Half a sample is added to each of the two kinds of change, so that no change is not mistaken for certainty.
+    """
+    count = len(before) + 2
+    gained = int((after & ~before).sum()) + 0.5
+    lost = int((before & ~after).sum()) + 0.5
+    difference = (gained - lost) / count
+    half = _Z * math.sqrt(max(0.0, gained + lost - (gained - lost) ** 2 / count)) / count
+    return Interval(difference - half, difference + half)
+
+
+def looks_like_probabilities(scores: NDArray[Any]) -> bool:
+    """Whether every row is a distribution over two classes or more."""
+    if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f":
+        return False
+    return bool((scores >= -1e-6).all() and np.allclose(scores.sum(axis=1), 1.0, atol=1e-3))

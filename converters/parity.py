@@ -1,0 +1,163 @@
+"""The parity report: how every variant that was tried compares with the float model, in one value. Pure.
+
+It is a part of the signed bundle, so it holds only what the same inputs and seed give again. Seconds do not belong to that:
+they stand in `Timing`, beside the report, and only the verdict "slower than float" enters here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from fleet_protocol import codec
+from fleet_protocol.digests import Digest
+from fleet_protocol.manifest import Tolerance
+
+PARITY_FILE: Final = "parity.json"
+PAGE_FILE: Final = "parity.html"
+TIMING_FILE: Final = "timing.json"
+
+REPORT_BYTES: Final = 16 * 1024 * 1024
+
+Task = Literal["classes", "values"]
+"""Whether the first output's largest element is a class, or the outputs are numbers as such."""
+
+
+class AccuracyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Share of held-out samples that were classified right, with its 95 % interval, and the change against float."""
+
+    value: float
+    low: float
+    high: float
+    change: float
+    """Accuracy minus float's, on the same samples."""
+    change_low: float
+    change_high: float
+    newly_wrong: int
+    newly_right: int
+
+
+class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One variant that was tried. Where `shipped` is false, `reason` says why."""
+
+    name: str
+    precision: str
+    shipped: bool
+    reason: str
+    recipe: dict[str, str]
+    session_options: dict[str, str]
+    size: int | None = None
+    size_ratio: float | None = None
+    """Its size over float's."""
+    slower_than_float: bool | None = None
+    """On the machine that converted; None where not measured."""
+    accuracy: AccuracyReport | None = None
+    agreement: float | None = None
+    """Share of held-out samples with float's class."""
+    sqnr_db: float | None = None
+    tolerance: Tolerance | None = None
+    """What a device's gate allows; from the golden samples."""
+
+
+class Samples(msgspec.Struct, frozen=True, kw_only=True):
+    """How many samples each part had; no sample is in two."""
+
+    calibration: int
+    golden: int
+    held_out: int
+    labelled: bool
+
+
+class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a person needs to trust a bundle or not. `warnings` come first, worst first."""
+
+    schema: Literal["edgeward.parity/1"] = "edgeward.parity/1"
+    model: str
+    version: str
+    warnings: tuple[str, ...]
+    preferred: str
+    preferred_because: str
+    task: Task
+    budget: float
+    """Largest share of accuracy (labels) or agreement (no labels) that a variant may lose."""
+    samples: Samples
+    seed: int
+    source: Digest
+    data: Digest
+    tools: dict[str, str]
+    variants: tuple[VariantReport, ...]
+    """Shipped ones in order of preference, then those left out."""
+
+    def variant(self, name: str) -> VariantReport | None:
+        """The report on the variant of that name, or None."""
+        return next((variant for variant in self.variants if variant.name == name), None)
+
+
+class VariantTiming(msgspec.Struct, frozen=True, kw_only=True):
+    """Latency of one single-sample call: the median in seconds, and the median of its ratios to float, round by round."""
+
+    seconds: float
+    ratio_to_float: float
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured on the machine that converted. Not a part of the signed bundle: another run measures other seconds."""
+
+    schema: Literal["edgeward.timing/1"] = "edgeward.timing/1"
+    engine: str
+    machine: str
+    variants: dict[str, VariantTiming]
+
+
+def encode_report(report: ParityReport) -> bytes:
+    """The report's one byte form."""
+    return codec.encode_readable(report)
+
+
+def decode_report(content: bytes) -> ParityReport:
+    """Raises `ProtocolError`."""
+    return codec.decode(content, ParityReport, limit=REPORT_BYTES, what="parity report")
+
+
+def decode_timing(content: bytes) -> Timing:
+    """Raises `ProtocolError`."""
+    return codec.decode(content, Timing, limit=REPORT_BYTES, what="timing")
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What `warnings_about` looks at."""
+
+    float_accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)] | None
+    majority: float | None
+    """Accuracy of always answering the most common label."""
+    held_out: int
+    budget: float
+    task: Task
+    left_out: Sequence[tuple[str, str]]
+    int8_shipped: bool
+
+
+def warnings_about(finding: Finding) -> tuple[str, ...]:
+    """Bad news for people, worst first."""
+    found = []
+    accuracy, majority = finding.float_accuracy, finding.majority
+    if accuracy is not None and majority is not None and (accuracy < 0.5 or accuracy <= majority):
+        found.append(
+            f"The float model itself is right on only {accuracy:.1%} of the held-out samples (always answering the most common "
+            f"label: {majority:.1%}). It is probably broken, or the labels do not belong to it."
+        )
+    if not finding.int8_shipped:
+        found.append("No int8 variant stayed within the budget: the bundle carries float only.")
+    found += [f"{name} was left out: {reason}" for name, reason in finding.left_out]
+    if accuracy is None:
+        found.append(
+            "The data has no labels, so accuracy is unknown: variants were held against the float model's answers only."
+        )
+    if finding.task == "classes" and finding.held_out * finding.budget < 1:
+        found.append(
+            f"One of {finding.held_out} held-out samples weighs {1 / finding.held_out:.1%}, more than the budget of "
+            f"{finding.budget:.1%}: the comparison is coarse. Give more data."
+        )
+    return tuple(found)

@@ -1,0 +1,133 @@
+"""The parity report as one HTML page: self-contained, light and dark, readable on a phone. Pure: values in, text out."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Final
+
+from converters.parity import AccuracyReport, ParityReport, Timing, VariantReport
+
+_STYLE: Final = """
+:root { color-scheme: light dark; --line: #8884; --bad: #b3261e; --good: #1f7a3a; --bar: #3b6fd4; }
+@media (prefers-color-scheme: dark) { :root { --bad: #ff8a80; --good: #7ddc9b; --bar: #7aa5ff; } }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 2rem; } p.sub { margin-top: 0; opacity: .75; }
+ul.bad { border-left: 4px solid var(--bad); list-style: none; margin: 1rem 0; padding: .5rem 1rem; }
+ul.bad li::before { color: var(--bad); content: "⚠ "; font-weight: bold; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } td.text { text-align: left; white-space: normal; min-width: 14rem; }
+.no { color: var(--bad); } .yes { color: var(--good); } small { opacity: .75; }
+svg { height: auto; max-width: 100%; } svg text { fill: currentColor; font: 12px system-ui, sans-serif; }
+code { overflow-wrap: anywhere; }
+"""
+
+
+def render(report: ParityReport, timing: Timing | None) -> str:
+    """The whole page. `timing` is of the machine that converted, where known."""
+    title = f"{escape(report.model)} {escape(report.version)}"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Parity of {title}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>'
+        f'<h1>{title}</h1><p class="sub">Parity report: every variant against the float model, on '
+        f"{report.samples.held_out} held-out samples</p>"
+        f"{_warnings(report)}<p><strong>{escape(report.preferred_because)}</strong></p>"
+        f"{_accuracies(report)}{_table(report, timing)}{_left_out(report)}{_origin(report, timing)}</body></html>\n"
+    )
+
+
+def _warnings(report: ParityReport) -> str:
+    if not report.warnings:
+        return '<p class="yes">No bad news: every variant that was tried stayed within the budget.</p>'
+    return '<ul class="bad">' + "".join(f"<li>{escape(warning)}</li>" for warning in report.warnings) + "</ul>"
+
+
+def _accuracies(report: ParityReport) -> str:
+    """A picture: each variant's accuracy with its 95 % interval, on one scale."""
+    known = [(variant, variant.accuracy) for variant in report.variants if variant.accuracy is not None]
+    if not known:
+        return ""
+    low = min(accuracy.low for _, accuracy in known)
+    high = max(accuracy.high for _, accuracy in known)
+    rows = "".join(_interval(at, variant, accuracy, low, high) for at, (variant, accuracy) in enumerate(known))
+    bottom = 28 * len(known) + 14
+    return (
+        "<h2>Accuracy, with 95 % intervals</h2>"
+        f'<svg viewBox="0 0 640 {bottom + 6}" role="img" aria-label="Accuracy of each variant with its interval">{rows}'
+        f'<text x="140" y="{bottom}">{low:.3f}</text><text x="560" y="{bottom}" text-anchor="end">{high:.3f}</text></svg>'
+    )
+
+
+def _interval(at: int, variant: VariantReport, accuracy: AccuracyReport, low: float, high: float) -> str:
+    def x(value: float) -> float:
+        return 140 + 420 * (value - low) / max(high - low, 1e-9)
+
+    y = 28 * at + 16
+    return (
+        f'<text x="0" y="{y + 4}">{escape(variant.name)}</text>'
+        f'<line x1="{x(accuracy.low):.1f}" x2="{x(accuracy.high):.1f}" y1="{y}" y2="{y}" stroke="var(--bar)" stroke-width="3"/>'
+        f'<circle cx="{x(accuracy.value):.1f}" cy="{y}" r="6" fill="var(--bar)"/>'
+        f'<text x="576" y="{y + 4}">{accuracy.value:.4f}</text>'
+    )
+
+
+def _table(report: ParityReport, timing: Timing | None) -> str:
+    heads = ("Variant", "Ships", "Accuracy", "Against float", "Changed answers", "Agreement", "SQNR", "Size", "Latency")
+    rows = "".join(_row(variant, timing) for variant in report.variants)
+    head = "".join(f"<th>{head}</th>" for head in heads)
+    return f'<h2>Every variant that was tried</h2><div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
+
+
+def _row(variant: VariantReport, timing: Timing | None) -> str:
+    accuracy = variant.accuracy
+    ships = '<span class="yes">yes</span>' if variant.shipped else '<span class="no">no</span>'
+    cells = [
+        escape(variant.name),
+        ships,
+        "–" if accuracy is None else f"{accuracy.value:.4f}",
+        "–" if accuracy is None else _change(accuracy),
+        "–" if accuracy is None else f"{accuracy.newly_wrong} wrong, {accuracy.newly_right} right",
+        "–" if variant.agreement is None else f"{variant.agreement:.4f}",
+        "–" if variant.sqnr_db is None else f"{variant.sqnr_db:.1f} dB",
+        _size(variant),
+        _latency(variant, timing),
+    ]
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _change(accuracy: AccuracyReport) -> str:
+    interval = f"{accuracy.change_low * 100:+.2f} to {accuracy.change_high * 100:+.2f}"
+    return f"{accuracy.change * 100:+.2f} points<br><small>{interval}</small>"
+
+
+def _size(variant: VariantReport) -> str:
+    if variant.size is None or variant.size_ratio is None:
+        return "–"
+    return f"{variant.size / 1000:.1f} kB<br><small>{variant.size_ratio:.2f} × float</small>"
+
+
+def _latency(variant: VariantReport, timing: Timing | None) -> str:
+    measured = None if timing is None else timing.variants.get(variant.name)
+    if measured is None:
+        return "–"
+    return f"{measured.seconds * 1e6:.0f} µs<br><small>{measured.ratio_to_float:.2f} × float</small>"
+
+
+def _left_out(report: ParityReport) -> str:
+    rows = "".join(
+        f'<tr><td>{escape(variant.name)}</td><td class="text">{escape(variant.reason)}</td></tr>'
+        for variant in report.variants
+        if not variant.shipped
+    )
+    return f'<h2>Left out</h2><div class="wide"><table>{rows}</table></div>' if rows else ""
+
+
+def _origin(report: ParityReport, timing: Timing | None) -> str:
+    samples = report.samples
+    tools = ", ".join(f"{name} {version}" for name, version in sorted(report.tools.items()))
+    machine = "" if timing is None else f"<br>Latency measured on {escape(timing.machine)} with {escape(timing.engine)}."
+    return (
+        f"<h2>How to get it again</h2><p>Budget {report.budget * 100:g} points. {samples.calibration} samples calibrated, "
+        f"{samples.golden} are golden, {samples.held_out} were held out; no sample is in two parts. Seed {report.seed}.<br>"
+        f"Source <code>{report.source}</code><br>Data <code>{report.data}</code><br>{escape(tools)}{machine}</p>"
+    )

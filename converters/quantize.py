@@ -1,0 +1,145 @@
+"""Applies recipes to an ONNX model: static int8 by onnxruntime.quantization, weight-only int8 by `weights.py`.
+
+Everything that onnxruntime's tools raise is mapped here to `RecipeFailed`: a recipe that does not fit a model costs one
+variant, never the conversion. The same model, samples and recipe give the same bytes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+from converters.errors import RecipeFailed
+from converters.recipe import FloatRecipe, Recipe, StaticRecipe, WeightsRecipe
+from converters.sources import Source
+from converters.weights import quantize_weights
+
+Batch = dict[str, NDArray[Any]]
+
+_AXIS_OPSET: Final = 13
+"""The first opset whose DequantizeLinear has one scale a channel."""
+
+
+class Quantizer:
+    """Makes the variants of one model. `prepare` folds constants and batch normalisation once, for all recipes."""
+
+    def __init__(self, source: Source, *, batches: Callable[[], Iterable[Batch]]) -> None:
+        self._source = source
+        self._batches = batches
+        self._prepared: onnx.ModelProto | None = None
+
+    def apply(self, recipe: Recipe) -> bytes:
+        """The variant's ONNX file. Raises `RecipeFailed`."""
+        if isinstance(recipe, FloatRecipe):
+            return self._source.content()
+        try:
+            model = self._static(recipe) if isinstance(recipe, StaticRecipe) else self._weights(recipe)
+            onnx.checker.check_model(model)
+        except RecipeFailed:
+            raise
+        except Exception as error:  # the tools below raise anything from AssertionError to their own
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RecipeFailed(f"{recipe.name} cannot be made from this model: {first}") from error
+        return model.SerializeToString(deterministic=True)
+
+    def _static(self, recipe: StaticRecipe) -> onnx.ModelProto:
+        with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
+            prepared, target = Path(work) / "prepared.onnx", Path(work) / "static.onnx"
+            model = onnx.ModelProto()
+            model.CopyFrom(self._prepare())
+            add_pre_process_metadata(model)
+            prepared.write_bytes(model.SerializeToString(deterministic=True))
+            quantize_static(
+                prepared,
+                target,
+                _Reader(self._batches()),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=sorted(recipe.operators),
+                per_channel=recipe.per_channel,
+                reduce_range=recipe.reduce_range,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+                calibration_providers=["CPUExecutionProvider"],
+                extra_options={"CalibMaxIntermediateOutputs": 8},
+            )
+            made = onnx.load_model(str(target))
+        if not any(node.op_type == "QuantizeLinear" for node in made.graph.node):
+            raise RecipeFailed(f"{recipe.name} changes nothing: none of the model's operators has an integer form.")
+        return _slim(made)
+
+    def _weights(self, recipe: WeightsRecipe) -> onnx.ModelProto:
+        model = onnx.ModelProto()
+        model.CopyFrom(self._prepare())
+        if _opset(model) < _AXIS_OPSET:
+            model = onnx.version_converter.convert_version(model, _AXIS_OPSET)
+        if not quantize_weights(model, smallest=recipe.smallest):
+            raise RecipeFailed(
+                f"{recipe.name} changes nothing: no layer of the model has {recipe.smallest} float32 weights or more."
+            )
+        return _slim(model)
+
+    def _prepare(self) -> onnx.ModelProto:
+        """The model after onnxruntime's exact graph simplifications, with every tensor's shape known where it can be."""
+        if self._prepared is None:
+            with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
+                target = Path(work) / "simplified.onnx"
+                options = onnxruntime.SessionOptions()
+                options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+                options.optimized_model_filepath = str(target)
+                options.log_severity_level = 3
+                onnxruntime.InferenceSession(self._source.content(), options, providers=["CPUExecutionProvider"])
+                simplified = onnx.load_model(str(target))
+            self._prepared = onnx.shape_inference.infer_shapes(_slim(simplified))
+        return self._prepared
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+    """Hands the calibration batches to onnxruntime, one at a time."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> Batch | None:
+        """The next batch, or None after the last."""
+        return next(self._batches, None)
+
+
+def _slim(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop what no engine reads: tools' notes, inner shapes, imports of operator sets that no node uses."""
+    del model.metadata_props[:]
+    del model.graph.value_info[:]
+    model.ClearField("doc_string")
+    model.graph.ClearField("doc_string")
+    del model.graph.metadata_props[:]
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.ClearField("doc_string")
+    used = _domains(model.graph) | {"", "ai.onnx"}
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    return model
+
+
+def _domains(graph: onnx.GraphProto) -> set[str]:
+    found = {node.domain for node in graph.node}
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                found |= _domains(inner)
+    return found
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)

@@ -1,0 +1,96 @@
+"""Recipes: what can be done to a model, as plain values. Pure: no files, no engine, no clock, no chance.
+
+A recipe says everything that is needed to get its variant again, and is saved with the variant. Which recipes are tried is
+`STANDARD`; which of the results are shipped, and in which order, is `choice.py`'s business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Preference = Literal["auto", "int8-static", "int8-weights", "float32"]
+"""Which variant a device should take first; `auto` lets the measurement decide."""
+
+QUANTIZED_OPERATORS: Final = (
+    "Add", "AveragePool", "Clip", "Concat", "Conv", "ConvTranspose", "Flatten", "Gemm", "GlobalAveragePool", "LeakyRelu",
+    "MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+)  # fmt: skip
+"""Operators with integer kernels that pay. Softmax and its kin stay float: int8 costs them 10 dB and more (measured)."""
+
+
+@dataclass(frozen=True)
+class FloatRecipe:
+    """The model as it was given: the reference, and what to fall back on."""
+
+    name: str = "float32"
+    precision: str = "float32"
+
+    @property
+    def session_options(self) -> dict[str, str]:
+        """Engine options that the variant needs."""
+        return {}
+
+    def choices(self) -> dict[str, str]:
+        """The recipe as text, for the manifest."""
+        return {"kind": "as given"}
+
+
+@dataclass(frozen=True)
+class StaticRecipe:
+    """Integer arithmetic throughout: activations and weights in 8 bits, with ranges from the calibration samples.
+
+    `reduce_range` keeps weights to 7 bits. Without it, processors that add 8-bit products in 16 bits (AVX2 without VNNI)
+    saturate, and the same file that is right here is ruined there (DESIGN.md, the int8 trap).
+    """
+
+    name: str = "int8-static"
+    precision: str = "int8-static"
+    per_channel: bool = True
+    reduce_range: bool = True
+    operators: tuple[str, ...] = QUANTIZED_OPERATORS
+
+    @property
+    def session_options(self) -> dict[str, str]:
+        """Engine options that the variant needs."""
+        return {}
+
+    def choices(self) -> dict[str, str]:
+        """The recipe as text, for the manifest."""
+        return {
+            "kind": "static",
+            "format": "QDQ",
+            "activations": "uint8",
+            "weights": "int8",
+            "calibration": "MinMax",
+            "per_channel": str(self.per_channel).lower(),
+            "reduce_range": str(self.reduce_range).lower(),
+        }
+
+
+@dataclass(frozen=True)
+class WeightsRecipe:
+    """Weights stored in 8 bits per output channel, arithmetic in float: a quarter of the size at the float model's speed.
+
+    The engine must be told to unpack the weights once at load; else it does so at every call, four times slower.
+    """
+
+    name: str = "int8-weights"
+    precision: str = "int8-weights"
+    smallest: int = 256
+    """Tensors with fewer elements stay float: their scales would cost what they save."""
+
+    @property
+    def session_options(self) -> dict[str, str]:
+        """Engine options that the variant needs."""
+        return {"session.disable_quant_qdq": "1"}
+
+    def choices(self) -> dict[str, str]:
+        """The recipe as text, for the manifest."""
+        return {"kind": "weight-only", "weights": "int8", "per_channel": "true", "smallest": str(self.smallest)}
+
+
+Recipe = FloatRecipe | StaticRecipe | WeightsRecipe
+
+FLOAT: Final = FloatRecipe()
+STANDARD: Final[tuple[Recipe, ...]] = (FLOAT, StaticRecipe(), WeightsRecipe())

@@ -1,0 +1,70 @@
+"""What a conversion was asked for, checked before any work is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.errors import SettingsRejected
+from converters.recipe import STANDARD, Preference, Recipe
+from fleet_io.bundle_directory import open_bundle
+from fleet_io.errors import BundleDamaged, BundleExists
+from fleet_protocol import limits
+from fleet_protocol.errors import InvalidName
+from fleet_protocol.names import check_name, check_version
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """`budget`, `min_accuracy` and `max_regression` are shares in [0, 1]."""
+
+    model: str
+    version: str
+    out: Path
+    budget: float = 0.005
+    """Largest loss of accuracy against float (of agreement, where there are no labels) with which a variant ships."""
+    min_accuracy: float | None = None
+    """Least accuracy of the float model; None: whatever it is, with a warning when it is bad."""
+    max_regression: float = 0.1
+    """By how much less accurate than the model that a device runs this one may be there, on the golden samples."""
+    seed: int = 0
+    classes: tuple[str, ...] = ()
+    prefer: Preference = "auto"
+    recipes: tuple[Recipe, ...] = STANDARD
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises `SettingsRejected`, or `BundleExists` when something else lies where the bundle shall go."""
+    try:
+        check_name(settings.model, "model name")
+        check_version(settings.version)
+    except InvalidName as error:
+        raise SettingsRejected(f"{error}.") from error
+    for name in ("budget", "min_accuracy", "max_regression"):
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value <= 1:
+            raise SettingsRejected(f"{name} = {value} is not a share: give a number from 0 to 1, such as 0.005.")
+    if settings.seed < 0:
+        raise SettingsRejected(f"seed = {settings.seed} is negative: give 0 or more.")
+    if len(settings.classes) > limits.CLASSES or len(set(settings.classes)) != len(settings.classes):
+        raise SettingsRejected(f"The class names must differ, and be at most {limits.CLASSES}.")
+    _check_out(settings)
+
+
+def _check_out(settings: Settings) -> None:
+    """Refuse early what would be refused after minutes of work: only this release's own bundle may lie there."""
+    out = settings.out
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if not out.exists():
+        return
+    try:
+        manifest = open_bundle(out).manifest
+    except BundleDamaged as error:
+        raise BundleExists(
+            f"{out} already exists and is not a whole bundle. Choose another output directory, or remove it."
+        ) from error
+    if (manifest.model, manifest.version) != (settings.model, settings.version):
+        raise BundleExists(
+            f"{out} already holds {manifest.model} {manifest.version}. Choose another output directory, or remove it."
+        )

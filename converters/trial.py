@@ -1,0 +1,102 @@
+"""One variant's trial: make it, run it beside the float model, and say whether it may ship."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import runtime
+from converters.calibration import Parts
+from converters.errors import RecipeFailed
+from converters.evaluation import Outputs, Quality, judge, load_variant, run
+from converters.quantize import Quantizer
+from converters.recipe import FLOAT, Recipe
+from fleet_protocol.manifest import Tolerance
+
+VALUES_SQNR_DB: Final = 20.0
+"""Where outputs are values and not classes, a variant's noise must lie this far below its signal."""
+
+_MARGIN_DB: Final = 6.0
+"""A device's processor may round otherwise: its gate allows twice the noise amplitude measured here."""
+_STRICTEST_DB: Final = 50.0
+"""No tolerance is tighter: float arithmetic itself differs between processors."""
+_MARGIN_SAMPLES: Final = 2
+"""So many golden samples more may change their class on a device."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The float model on the data: what every variant is held against. `scores` names the output that holds class scores."""
+
+    parts: Parts
+    batch: int
+    golden: Outputs
+    held_out: Outputs
+    scores: str | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A variant that was tried. `fault` says why it may not ship; where it could not even run, the rest is None."""
+
+    recipe: Recipe
+    fault: str
+    path: Path | None = None
+    model: runtime.Model | None = None
+    golden: Quality | None = None
+    held_out: Quality | None = None
+    outputs: Outputs | None = None
+    """Its outputs for the held-out samples."""
+
+
+def attempt(recipe: Recipe, quantizer: Quantizer, reference: Reference, *, work: Path, budget: float) -> Trial:
+    """Make and measure one variant. A recipe that does not fit the model is a fault of the trial, not an error."""
+    path = work / f"{recipe.name}.onnx"
+    try:
+        path.write_bytes(quantizer.apply(recipe))
+        model = load_variant(path, recipe.name, recipe.session_options)
+    except RecipeFailed as error:
+        return Trial(recipe, fault=str(error))
+    try:
+        return _measure(Trial(recipe, fault="", path=path, model=model), model, reference, budget)
+    except RecipeFailed as error:
+        model.close()
+        return Trial(recipe, fault=str(error), path=path)
+
+
+def _measure(trial: Trial, model: runtime.Model, reference: Reference, budget: float) -> Trial:
+    parts, batch = reference.parts, reference.batch
+    outputs = run(model, parts.held_out, batch=batch)
+    held_out = judge(reference.held_out, outputs, parts.held_out.labels, reference.scores)
+    golden = judge(reference.golden, run(model, parts.golden, batch=batch), parts.golden.labels, reference.scores)
+    fault = "" if trial.recipe == FLOAT else _over_budget(held_out, reference, budget)
+    return Trial(trial.recipe, fault, trial.path, model, golden, held_out, outputs)
+
+
+def _over_budget(quality: Quality, reference: Reference, budget: float) -> str:
+    """Why the variant is too far from float, or nothing."""
+    labels = reference.parts.held_out.labels
+    if quality.accuracy is not None:
+        before = judge(reference.held_out, reference.held_out, labels, reference.scores).accuracy or 0.0
+        lost = before - quality.accuracy
+        if lost > budget + 1e-9:
+            return (
+                f"loses {lost * 100:.2f} points of accuracy ({before:.4f} to {quality.accuracy:.4f}); budget {budget * 100:g}."
+            )
+    elif quality.agreement is not None:
+        if 1 - quality.agreement > budget + 1e-9:
+            return f"gives another class than float for {1 - quality.agreement:.2%} of the samples; budget {budget:.2%}."
+    elif quality.sqnr_db < VALUES_SQNR_DB:
+        return f"is noisy: {quality.sqnr_db:.1f} dB below its signal, where {VALUES_SQNR_DB:g} dB are wanted."
+    return ""
+
+
+def tolerance(golden: Quality) -> Tolerance:
+    """What a device's gate allows: as measured here on the golden samples, with a margin for another processor."""
+    return Tolerance(
+        min_sqnr_db=round(min(golden.sqnr_db - _MARGIN_DB, _STRICTEST_DB), 1),
+        min_agreement=None
+        if golden.agreement is None
+        else max(0.0, round(golden.agreement - _MARGIN_SAMPLES / golden.samples, 4)),
+    )

@@ -1,0 +1,75 @@
+"""Weight-only int8: each large weight tensor becomes int8 with one scale an output channel, and is unpacked at load.
+
+Symmetric, full range (−127…127): arithmetic stays float, so nothing can saturate. onnxruntime.quantization has no such
+recipe for ordinary layers; this is the whole of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+_LEVELS: Final = 127
+
+
+def quantize_weights(model: onnx.ModelProto, *, smallest: int) -> int:
+    """Replace, in place, the float32 weights of at least `smallest` elements; return how many tensors were replaced."""
+    graph = model.graph
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in fixed}
+    unpacking = []
+    for name, axis in dict(_weights(graph)).items():
+        tensor = tensors.get(name)
+        if tensor is None or tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if values.size < smallest or not np.isfinite(values).all():
+            continue
+        packed, scales = pack(values, axis)
+        graph.initializer.remove(tensor)
+        graph.initializer.append(numpy_helper.from_array(packed, f"{name}/int8"))
+        graph.initializer.append(numpy_helper.from_array(scales, f"{name}/scale"))
+        unpacking.append(
+            helper.make_node(
+                "DequantizeLinear", [f"{name}/int8", f"{name}/scale"], [name], name=f"{name}/unpack", axis=axis % values.ndim
+            )
+        )
+    _put_first(graph, unpacking)
+    return len(unpacking)
+
+
+def pack(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """int8 values of the same shape, and float32[channels] scales along `axis`: `values ≈ int8 × scale`."""
+    others = tuple(at for at in range(values.ndim) if at != axis % values.ndim)
+    largest = np.abs(values).max(axis=others)
+    scales = np.where(largest > np.finfo(np.float32).tiny * _LEVELS, largest / _LEVELS, np.float32(1)).astype(np.float32)
+    packed = np.rint(values / np.expand_dims(scales, others)).clip(-_LEVELS, _LEVELS).astype(np.int8)
+    return packed, scales
+
+
+def _weights(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
+    """Each layer's weight tensor and its axis of output channels."""
+    for node in graph.node:
+        if node.op_type == "Conv":
+            yield node.input[1], 0
+        elif node.op_type == "ConvTranspose":
+            yield node.input[1], 1
+        elif node.op_type == "Gemm":
+            transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+            yield node.input[1], 0 if transposed else 1
+        elif node.op_type == "MatMul":
+            yield node.input[1], -1
+        elif node.op_type == "Gather":
+            yield node.input[0], 0
+
+
+def _put_first(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Nodes stand in the order of computation."""
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])

@@ -1,0 +1,123 @@
+"""`edgeward convert`: asks the converters for a bundle, and shows what came of it. Decides nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.markup import escape
+
+import converters
+from converters.parity import AccuracyReport, ParityReport, Timing, VariantReport
+from converters.recipe import Preference
+from edgeward import terminal
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("convert", short_help="Compress a model into a bundle: int8 beside float, with golden outputs and a report.")
+@click.argument("model", type=_PATH)
+@click.option("--data", required=True, type=_PATH, help=".npz with one array per model input, and `label` where known.")
+@click.option("--evaluate", type=_PATH, help="Another .npz to measure accuracy on, instead of a part of --data.")
+@click.option("--name", required=True, help="Name of the model in the fleet, such as digits.")
+@click.option("--version", "release", required=True, help="Version of this release, such as 1.0.0.")
+@click.option("--out", required=True, type=_PATH, help="Directory to make; nothing else may lie there.")
+@click.option("--budget", default=0.5, show_default=True, type=float, help="Points of accuracy that a variant may lose.")
+@click.option("--min-accuracy", type=float, help="Refuse a model whose own accuracy is below this share, such as 0.95.")
+@click.option(
+    "--max-regression",
+    default=0.1,
+    show_default=True,
+    type=float,
+    help="Share of accuracy that a device may lose against what it runs, before its gate refuses.",
+)
+@click.option("--classes", default="", help="Names of the classes in order, separated by commas.")
+@click.option(
+    "--prefer",
+    type=click.Choice(["auto", "int8-static", "int8-weights", "float32"]),
+    default="auto",
+    show_default=True,
+    help="Variant that devices should take first; auto: the smallest arithmetic that is not slower than float.",
+)
+@click.option("--seed", default=0, show_default=True, type=int, help="Deals the samples into their parts.")
+@terminal.json_option
+def command(
+    *,
+    model: Path,
+    data: Path,
+    evaluate: Path | None,
+    name: str,
+    release: str,
+    out: Path,
+    budget: float,
+    min_accuracy: float | None,
+    max_regression: float,
+    classes: str,
+    prefer: Preference,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Compress the ONNX file MODEL into a bundle.
+
+    The bundle holds the float model, a static int8 and a weight-only int8 variant where they stay within the accuracy budget,
+    golden samples for the devices' gate, a reference profile, and a parity report (open parity.html).
+
+    --data must hold samples that the model was not trained with. They are dealt into calibration, golden and held-out samples.
+
+    \b
+    Examples:
+      edgeward convert digits.onnx --data digits.npz --name digits --version 1.0.0 --out digits-1.0.0
+      edgeward convert digits.onnx --data digits.npz --name digits --version 1.1.0 --out digits-1.1.0 \\
+          --evaluate held-out.npz --min-accuracy 0.95 --json
+    """
+    with terminal.progress(f"Converting {model.name}") as progress:
+        bundle = converters.convert(
+            model,
+            data,
+            model=name,
+            version=release,
+            out=out,
+            evaluate=evaluate,
+            budget=budget / 100,
+            min_accuracy=min_accuracy,
+            max_regression=max_regression,
+            seed=seed,
+            classes=[part.strip() for part in classes.split(",")] if classes else (),
+            prefer=prefer,
+            progress=progress,
+        )
+    report, timing = converters.read_report(bundle), converters.read_timing(bundle)
+    if as_json:
+        terminal.print_json({"bundle": str(out), "digest": bundle.digest, "report": report, "timing": timing})
+    else:
+        _show(out, bundle.digest, report, timing)
+
+
+def _show(out: Path, digest: str, report: ParityReport, timing: Timing | None) -> None:
+    for warning in report.warnings:
+        terminal.err.print(f"[bold red]Warning:[/] {escape(warning)}")
+    columns = ("variant", "ships", "accuracy", "change", "agreement", "size", "÷ float", "latency", "÷ float")
+    rows = [_row(variant, timing) for variant in report.variants]
+    terminal.out.print(terminal.table(f"{report.model} {report.version}", columns, rows, right=columns[2:]))
+    terminal.out.print(escape(report.preferred_because))
+    terminal.out.print(f"Bundle: {escape(str(out))}  {digest}", soft_wrap=True)
+    terminal.out.print(f"Report: {escape(str(out / 'parity.html'))}", soft_wrap=True)
+
+
+def _row(variant: VariantReport, timing: Timing | None) -> tuple[str, ...]:
+    measured = None if timing is None else timing.variants.get(variant.name)
+    return (
+        variant.name,
+        "yes" if variant.shipped else "no",
+        "–" if variant.accuracy is None else f"{variant.accuracy.value:.4f}",
+        _change(variant.accuracy),
+        "–" if variant.agreement is None else f"{variant.agreement:.4f}",
+        "–" if variant.size is None else terminal.in_bytes(variant.size),
+        "–" if variant.size_ratio is None else f"{variant.size_ratio:.2f}",
+        terminal.in_time(None if measured is None else measured.seconds),
+        "–" if measured is None else f"{measured.ratio_to_float:.2f}",
+    )
+
+
+def _change(accuracy: AccuracyReport | None) -> str:
+    return "–" if accuracy is None else f"{accuracy.change * 100:+.2f} pt"
