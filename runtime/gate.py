@@ -32,6 +32,8 @@ _ALARM_SLACK_S: Final = 5.0
 _ADDRESS_SLACK_BYTES: Final = 4 << 30
 """Engines map far more than they use (arenas, thread stacks); resident memory is what the parent watches."""
 _STDERR_TAIL: Final = 300
+_REASON_CHARACTERS: Final = 900
+"""Reasons travel in reports, which hold 1,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ def _below(what: str, measured: float | None, wanted: float | None) -> list[str]
 
 
 def _sentence(text: str) -> str:
+    text = text[:_REASON_CHARACTERS]
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
@@ -219,7 +222,7 @@ class _Watch:
             if time.perf_counter() - started > self._timeout_s:
                 return f"it did not finish within {self._timeout_s:g} s and was stopped"
             if self._resident() > self._memory_bytes:
-                return f"it took {self._peak_bytes >> 20} MiB of memory, at most {self._memory_bytes >> 20} MiB are allowed"
+                return self._too_much(self._peak_bytes)
 
     def _resident(self) -> int:
         try:
@@ -233,12 +236,22 @@ class _Watch:
         stdout, stderr = self._said
         code = self._process.returncode
         if code == 0:
-            try:
-                return msgspec.json.decode(stdout, type=TrialResult)
-            except msgspec.DecodeError:
-                return TrialResult(failure="its trial ended without a result")
+            return self._decode(stdout)
         said = " ".join(stderr.decode("utf-8", "replace").split())[-_STDERR_TAIL:]
         return TrialResult(failure=f"its trial {_ending(code)}" + (f": {said}" if said else ""))
+
+    def _decode(self, stdout: bytes) -> TrialResult:
+        try:
+            result = msgspec.json.decode(stdout, type=TrialResult)
+        except msgspec.DecodeError:
+            return TrialResult(failure="its trial ended without a result")
+        peak = result.peak_memory_bytes or 0
+        if peak > self._memory_bytes:  # a peak between two looks
+            return msgspec.structs.replace(result, failure=self._too_much(peak))
+        return result
+
+    def _too_much(self, taken: int) -> str:
+        return f"it took {taken >> 20} MiB of memory, at most {self._memory_bytes >> 20} MiB are allowed"
 
 
 def _ending(code: int) -> str:
