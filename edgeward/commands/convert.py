@@ -96,7 +96,7 @@ def command(
 def _show(out: Path, digest: str, report: ParityReport, timing: Timing | None) -> None:
     for warning in report.warnings:
         terminal.err.print(f"[bold red]Warning:[/] {escape(warning)}")
-    columns = ("variant", "ships", "accuracy", "change", "agreement", "size", "÷ float", "latency", "÷ float")
+    columns = ("variant", "ships", "accuracy", "change", "size", "÷ float", "latency", "÷ float")
     rows = [_row(variant, timing) for variant in report.variants]
     terminal.out.print(terminal.table(f"{report.model} {report.version}", columns, rows, right=columns[2:]))
     terminal.out.print(escape(report.preferred_because))
@@ -111,7 +111,6 @@ def _row(variant: VariantReport, timing: Timing | None) -> tuple[str, ...]:
         "yes" if variant.shipped else "no",
         "–" if variant.accuracy is None else f"{variant.accuracy.value:.4f}",
         _change(variant.accuracy),
-        "–" if variant.agreement is None else f"{variant.agreement:.4f}",
         "–" if variant.size is None else terminal.in_bytes(variant.size),
         "–" if variant.size_ratio is None else f"{variant.size_ratio:.2f}",
         terminal.in_time(None if measured is None else measured.seconds),
