@@ -34,8 +34,8 @@ def command(*, bundle: Path, as_json: bool) -> None:
         )
         return
     terminal.out.print(
-        f"[green]Whole:[/] {escape(str(bundle))} holds {opened.manifest.model} {opened.manifest.version}; all {len(files)} files "
-        f"({terminal.in_bytes(size)}) are as the manifest names them.",
+        f"[green]Whole:[/] {escape(str(bundle))} holds {opened.manifest.model} {opened.manifest.version}; all "
+        f"{len(files)} files ({terminal.in_bytes(size)}) are as the manifest names them.",
         soft_wrap=True,
     )
     if notes:
