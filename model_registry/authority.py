@@ -169,11 +169,14 @@ def key_fingerprint(key: CertificatePublicKeyTypes) -> str:
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
-def needs_renewal(certificate: bytes, hosts: Sequence[str], now: float) -> bool:
-    """Whether a certificate of our own cannot be read, is past two thirds of its life, or misses one of `hosts`."""
+def needs_renewal(pair: KeyPair, hosts: Sequence[str], now: float) -> bool:
+    """Whether a pair of our own is damaged, past two thirds of its life, or misses one of `hosts`."""
     try:
-        loaded = x509.load_pem_x509_certificate(certificate)
-    except ValueError:
+        loaded = x509.load_pem_x509_certificate(pair.certificate)
+        fits = loaded.public_key() == load_pem_private_key(pair.key, password=None).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return True
+    if not fits:
         return True
     left = loaded.not_valid_after_utc.timestamp() - now
     if left < OWN_LIFE.total_seconds() / 3:

@@ -1,0 +1,187 @@
+"""Rollouts as the operator sees them: start one, watch it, abort it, let a device try again.
+
+Here stand the questions to the database; what follows from the answers is decided in `rollout`. Whoever changes something calls
+`wake`, so that the coordinator, which alone speaks to devices, looks at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from fleet_io.clock import Clock
+from fleet_protocol.names import check_version
+from fleet_protocol.states import ModelReport, ReportedState
+from model_registry import rollout as planner
+from model_registry.catalogue import Catalogue, Records, RolloutRecord
+from model_registry.errors import InvalidRequest, NotFound, RolloutRefused
+from model_registry.rollout import DeviceView, Release, Rollout
+from model_registry.trust import check_model_name
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRequest:
+    """What an operator asks for; see `rollout.Rollout`."""
+
+    model: str
+    version: str
+    cohort: str = planner.EVERYONE
+    steps: tuple[float, ...] = (1.0,)
+    max_failures: int = 0
+
+
+class Rollouts:
+    """Starts, lists and ends rollouts."""
+
+    def __init__(self, catalogue: Catalogue, clock: Clock, wake: Callable[[], None]) -> None:
+        self._catalogue = catalogue
+        self._clock = clock
+        self._wake = wake
+
+    def start(self, request: RolloutRequest, *, actor: str) -> dict[str, object]:
+        """Begin; a running rollout of the same model is superseded. Raises `NotFound`, `InvalidName` or `InvalidRequest`."""
+        check_model_name(request.model), check_version(request.version)
+        steps, cohort = planner.check_steps(request.steps), planner.check_cohort(request.cohort)
+        if request.max_failures < 0:
+            raise InvalidRequest(f"max_failures is {request.max_failures}; it counts devices, from 0.")
+        now = self._clock.now()
+        with self._catalogue.changing() as records:
+            manifest = _published(records, request.model, request.version)
+            for earlier in records.rollouts(state="running", model=request.model):
+                ended = replace(earlier.rollout, state="superseded", reason=f"{request.version} was started")
+                records.keep_rollout(ended, now)
+            last = records.last_attempt(manifest)
+            release = Release(request.version, manifest, 0 if last is None else last + 1)
+            begun = records.add_rollout(Rollout(0, request.model, release, cohort, steps, request.max_failures), now)
+            records.note(now, actor, "start_rollout", f"{request.model} {request.version}", f"rollout {begun.id}")
+            described = describe(records, RolloutRecord(begun, now, now))
+        self._wake()
+        return described
+
+    def abort(self, number: int, *, actor: str) -> dict[str, object]:
+        """End a running rollout and take its devices back. Raises `NotFound` or `RolloutRefused`."""
+        now = self._clock.now()
+        with self._catalogue.changing() as records:
+            record = _existing(records, number)
+            if record.rollout.state != "running":
+                raise RolloutRefused(f"Rollout {number} has ended: it is {record.rollout.state}.", "There is nothing to abort.")
+            decided = planner.go_back(record.rollout, views(records, record.rollout.model), "aborted", f"aborted by {actor}")
+            keep(records, decided, now)
+            records.note(now, actor, "abort_rollout", f"rollout {number}")
+            described = describe(records, RolloutRecord(decided.rollout, record.created, now))
+        self._wake()
+        return described
+
+    def retry(self, device: str, *, actor: str) -> list[str]:
+        """Let a device try the releases once more that it refused; gives their models. Raises `NotFound`."""
+        with self._catalogue.changing() as records:
+            known = records.fleet.device(device)
+            if known is None:
+                raise NotFound(f"There is no device {device!r}.", "See `edgeward devices`.")
+            told = records.fleet.assignments(device)
+            refused = {
+                model: (replace(release, attempt=release.attempt + 1), rollout)
+                for model, (release, rollout) in told.items()
+                if _refuses(known.reported, model, release)
+            }
+            for model, (release, rollout) in refused.items():
+                records.fleet.assign(model, {device: release}, rollout)
+                records.note(self._clock.now(), actor, "retry", device, f"{model} {release.version} attempt {release.attempt}")
+        self._wake()
+        return sorted(refused)
+
+    def list(self) -> Sequence[dict[str, object]]:
+        """All rollouts, newest first, without their devices."""
+        with self._catalogue.reading() as records:
+            described = [describe(records, record) for record in reversed(records.rollouts())]
+        return [{key: value for key, value in each.items() if key != "devices"} for each in described]
+
+    def show(self, number: int) -> dict[str, object]:
+        """One rollout with its devices. Raises `NotFound`."""
+        with self._catalogue.reading() as records:
+            return describe(records, _existing(records, number))
+
+
+def views(records: Records, model: str) -> list[DeviceView]:
+    """All devices as the planner sees them."""
+    told = records.fleet.assigned(model)
+    return [
+        DeviceView(device.name, device.online, told.get(device.name), report_of(device.reported, model))
+        for device in records.fleet.devices()
+    ]
+
+
+def report_of(reported: ReportedState | None, model: str) -> ModelReport | None:
+    """What a device says about one model."""
+    if reported is None:
+        return None
+    return next((each for each in reported.models if each.model == model), None)
+
+
+def keep(records: Records, decided: planner.Plan, now: float) -> None:
+    """Write a decision down; the coordinator tells the devices."""
+    records.keep_rollout(decided.rollout, now)
+    records.fleet.assign(decided.rollout.model, decided.assign, decided.rollout.id)
+
+
+def describe(records: Records, record: RolloutRecord) -> dict[str, object]:
+    """A rollout for people and JSON."""
+    rollout = record.rollout
+    inside = planner.members(rollout, views(records, rollout.model))
+    verdicts = {device.name: planner.verdict(rollout, device) for device in inside}
+    counts = Counter(verdicts.values())
+    return {
+        "id": rollout.id,
+        "model": rollout.model,
+        **asdict(rollout.release),
+        "cohort": rollout.cohort,
+        "steps": list(rollout.steps),
+        "step": rollout.step,
+        "max_failures": rollout.max_failures,
+        "state": rollout.state,
+        "reason": rollout.reason,
+        "created": record.created,
+        "updated": record.updated,
+        "counts": {
+            "members": len(inside),
+            "assigned": sum(device.name in rollout.reached for device in inside),
+            **{each: counts[each] for each in ("committed", "failed", "pending", "offline", "waiting")},
+        },
+        "devices": [
+            {"name": device.name, "state": verdicts[device.name], "detail": _detail(rollout, device)} for device in inside
+        ],
+    }
+
+
+def _detail(rollout: Rollout, device: DeviceView) -> str:
+    refused = planner.refusal(rollout, device)
+    if refused is not None:
+        return f"{refused.phase}: {refused.reason}"
+    return "" if device.report is None else device.report.phase
+
+
+def _published(records: Records, model: str, version: str) -> str:
+    release = records.release(model, version)
+    if release is not None:
+        return release.manifest
+    versions = [each.version for each in records.releases(model)]
+    if not versions:
+        raise NotFound(f"There is no model {model!r}.", "Publish it first: `edgeward publish BUNDLE`.")
+    raise NotFound(
+        f"{model} has no version {version}; published: {', '.join(versions)}.", "Choose one of these, or publish it."
+    )
+
+
+def _existing(records: Records, number: int) -> RolloutRecord:
+    record = records.rollout(number)
+    if record is None:
+        raise NotFound(f"There is no rollout {number}.", "See `edgeward rollout list`.")
+    return record
+
+
+def _refuses(reported: ReportedState | None, model: str, release: Release) -> bool:
+    report = report_of(reported, model)
+    return report is not None and any(
+        each.manifest == release.manifest and each.attempt >= release.attempt for each in report.refused
+    )
