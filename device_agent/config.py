@@ -1,0 +1,75 @@
+"""The agent's settings, read once into one frozen dataclass: TOML file, then `EDGEWARD_AGENT_*`, then flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+
+from device_agent.moves import Rules
+from fleet_io import config
+from fleet_protocol.limits import MIB
+from fleet_protocol.names import Name
+
+ENVIRONMENT_PREFIX: Final = "EDGEWARD_AGENT"
+
+Positive = Annotated[float, msgspec.Meta(gt=0.0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentConfig:
+    """How one agent works. Times are seconds, sizes bytes."""
+
+    device: Name
+    state_dir: str
+    server: str = ""
+    """`https://host:port` of the registry; needed to enrol only."""
+    claim: str = ""
+    """The claim token that the operator gave to this device; needed to enrol only."""
+    address: str = "127.0.0.1"
+    """Where applications ask for predictions. Anyone who can reach it may ask."""
+    port: Port = 0
+    """0: any free port; the agent prints which."""
+    threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
+    """Threads of the engine; 0: the engine's own choice."""
+    telemetry_interval_s: Positive = 30.0
+    probation_s: Positive = 30.0
+    probation_inferences: Annotated[int, msgspec.Meta(ge=1)] = 20
+    errors_allowed: Count = 0
+    restarts_allowed: Count = 3
+    first_retry_s: Positive = 2.0
+    longest_retry_s: Positive = 300.0
+    gate_timeout_s: Positive = 60.0
+    gate_memory_bytes: Annotated[int, msgspec.Meta(ge=64 * MIB)] = 2048 * MIB
+    disk_reserve_bytes: Count = 64 * MIB
+    """Room on the disk that a download leaves free."""
+    outbox_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 8 * MIB
+    """Reports that wait for a connection may take this much; then old ones are merged."""
+    transfer_stall_s: Positive = 30.0
+    """A transfer that gets nothing for this long is given up, and tried again later."""
+
+    def rules(self) -> Rules:
+        """The numbers of the machine."""
+        return Rules(
+            probation_s=self.probation_s,
+            probation_inferences=self.probation_inferences,
+            errors_allowed=self.errors_allowed,
+            restarts_allowed=self.restarts_allowed,
+            first_retry_s=self.first_retry_s,
+            longest_retry_s=self.longest_retry_s,
+        )
+
+    @property
+    def directory(self) -> Path:
+        """The state directory."""
+        return Path(self.state_dir)
+
+
+def load(*, file: Path | None, environ: Mapping[str, str], flags: Mapping[str, object | None]) -> AgentConfig:
+    """Raises `fleet_io.errors.ConfigurationError`, which names the key."""
+    return config.load(AgentConfig, file=file, prefix=ENVIRONMENT_PREFIX, environ=environ, flags=flags)

@@ -1,0 +1,170 @@
+"""Puts an agent together on real parts and runs it until it is told to stop. Composition only.
+
+The order is a promise: own the directory, load what ran, serve it on localhost, and only then speak to the network. So
+inference goes on where there is no network, and no broker.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+from device_agent import enrolment
+from device_agent.agent import Agent, Surroundings
+from device_agent.config import AgentConfig
+from device_agent.content import ContentStore
+from device_agent.enrolment import Enrolled
+from device_agent.fetch import BlobFetcher, MetadataFetcher
+from device_agent.inputs import StopAsked
+from device_agent.journal import Journal
+from device_agent.link import ChunkLink, QueueInbox
+from device_agent.outbox import Outbox
+from device_agent.perform import Bounds, Parts, Performer, formats_at_hand
+from device_agent.reporter import Reporter, will_of
+from device_agent.slots import Slots
+from device_agent.status import IDENTITY_DIR
+from device_agent.trust import Director, Releases
+from device_agent.worker import ThreadWorker
+from fleet_io import durable
+from fleet_io.clock import Chance, Clock, SystemClock, system_chance
+from fleet_io.mqtt import MqttTransport
+from fleet_io.ownership import owning
+from fleet_io.transport import Transport
+from runtime import ModelHost
+from runtime.server import LocalServer
+
+log = logging.getLogger(__name__)
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+Announce = Callable[[str], None]
+"""Is told one line for people: where this device answers requests."""
+
+
+def run(
+    config: AgentConfig,
+    *,
+    announce: Announce,
+    clock: Clock | None = None,
+    chance: Chance | None = None,
+    stopping: threading.Event | None = None,
+) -> None:
+    """Enrol when that was not done yet, then run until SIGTERM, SIGINT or `stopping`.
+
+    Raises `EnrolmentFailed`, `fleet_io.errors.AlreadyOwned`, or `runtime.errors.CannotListen`.
+    """
+    clock, chance = clock or SystemClock(), chance or system_chance()
+    directory = durable.make_directory(config.directory, mode=0o700)
+    with ExitStack() as held:
+        held.enter_context(owning(directory, f"agent ({config.device})"))
+        enrolled = enrolment.enrol(directory / IDENTITY_DIR, config.device, server=config.server, claim=config.claim)
+        boot = secrets.token_bytes(16)
+        transport = MqttTransport(
+            enrolled.broker,
+            enrolled.identity,
+            client_id=config.device,
+            chance=chance,
+            will=will_of(config.device, boot.hex()),
+        )
+        host = ModelHost(clock)
+        outbox = Outbox(directory / "outbox.sqlite", boot=boot, cap_bytes=config.outbox_bytes)
+        held.callback(outbox.close)
+        worker = ThreadWorker()
+        agent = assemble(
+            config,
+            enrolled,
+            transport=transport,
+            worker=worker,
+            host=host,
+            outbox=outbox,
+            boot=boot,
+            clock=clock,
+            chance=chance,
+        )
+        agent.begin()
+        server = LocalServer(host, address=config.address, port=config.port)
+        server.start()
+        held.callback(server.stop)
+        agent.serving = server.url
+        announce(f"{config.device} answers requests at {server.url}")
+        worker.start()
+        held.callback(worker.stop)
+        held.enter_context(_stopped_by(agent, stopping))
+        transport.start()
+        held.callback(transport.stop)
+        agent.run()
+        agent.end()
+
+
+def assemble(
+    config: AgentConfig,
+    enrolled: Enrolled,
+    *,
+    transport: Transport,
+    worker: ThreadWorker,
+    host: ModelHost,
+    outbox: Outbox,
+    boot: bytes,
+    clock: Clock,
+    chance: Chance,
+) -> Agent:
+    """An agent on the files of its state directory."""
+    directory = config.directory
+    link = ChunkLink(
+        transport,
+        config.device,
+        clock=clock,
+        inbox=QueueInbox(),
+        first_request=secrets.randbits(32),
+        stall_s=config.transfer_stall_s,
+    )
+    store = ContentStore(directory, reserve_bytes=config.disk_reserve_bytes)
+    slots = Slots(directory / "models")
+    director = Director(directory / "trust", config.device, enrolled.director_key, clock=clock)
+    releases = Releases(directory / "trust" / "metadata", enrolled.tuf_root, MetadataFetcher(link), director)
+    parts = Parts(store, slots, BlobFetcher(link, store), releases, director, host, chance)
+    bounds = Bounds(config.gate_timeout_s, config.gate_memory_bytes, config.threads or None, formats_at_hand())
+    around = Surroundings(
+        transport=transport,
+        worker=worker,
+        performer=Performer(parts, bounds),
+        host=host,
+        journal=Journal(directory),
+        slots=slots,
+        outbox=outbox,
+        reporter=Reporter(transport, config.device, boot.hex()),
+        director=director,
+        clock=clock,
+        chance=chance,
+    )
+    return Agent(config.device, around, rules=config.rules(), telemetry_interval_s=config.telemetry_interval_s)
+
+
+@contextmanager
+def _stopped_by(agent: Agent, stopping: threading.Event | None) -> Iterator[None]:
+    """While the block runs, signals (in the main thread) or `stopping` end the agent's loop."""
+
+    def ask(*_signal: object) -> None:
+        agent.inputs.put(StopAsked())
+
+    if stopping is not None:
+        threading.Thread(target=_ask_after, args=(stopping, ask), name="agent-stop", daemon=True).start()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ask_after(stopping: threading.Event, ask: Callable[[], None]) -> None:
+    stopping.wait()
+    ask()

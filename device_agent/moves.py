@@ -1,0 +1,498 @@
+"""The guards and actions that the machine's table names: each a few lines over one `Case`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from msgspec.structs import replace
+
+from device_agent.events import (
+    Activate,
+    Cancel,
+    DeleteUnused,
+    Effect,
+    EmitEvent,
+    Event,
+    Failed,
+    Fetch,
+    Fetched,
+    GateRefused,
+    Lost,
+    RollBack,
+    RunGate,
+    SelfCheck,
+    Stage,
+    Stop,
+    Tick,
+    Verify,
+)
+from device_agent.model_state import ModelState, needs_work, with_refusal
+from fleet_protocol.states import Assignment, Running
+
+E = TypeVar("E", bound=Event)
+
+MOST_DOUBLINGS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The machine's numbers. Seconds unless the name says otherwise."""
+
+    probation_s: float = 30.0
+    probation_inferences: int = 20
+    """Inferences answered well that prove a model before the window ends."""
+    errors_allowed: int = 0
+    """Failed inferences during probation that are still borne."""
+    restarts_allowed: int = 3
+    """Crashes in the risky phases of one target; one more, and it is refused."""
+    first_retry_s: float = 2.0
+    longest_retry_s: float = 300.0
+
+
+DEFAULT_RULES: Final = Rules()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a guard or an action looks at."""
+
+    state: ModelState
+    event: Event
+    now: float
+    rules: Rules
+
+    def got(self, kind: type[E]) -> E:
+        """The event, as the kind that the row has matched."""
+        assert isinstance(self.event, kind)
+        return self.event
+
+    @property
+    def target(self) -> Assignment:
+        """The target, which every phase but idle has."""
+        assert self.state.target is not None
+        return self.state.target
+
+    @property
+    def candidate(self) -> Running:
+        """The candidate, which every phase from verifying to activating has."""
+        assert self.state.candidate is not None
+        return self.state.candidate
+
+
+Move = tuple[ModelState, tuple[Effect, ...]]
+Action = Callable[[Case], Move]
+
+
+# Guards
+
+
+def always(_case: Case) -> bool:
+    """Otherwise."""
+    return True
+
+
+def removed(case: Case) -> bool:
+    """The operator took the model off this device."""
+    return case.state.removed
+
+
+def wants_work(case: Case) -> bool:
+    """Something else is wanted than what runs, and it was not refused here."""
+    return needs_work(case.state, case.state.running)
+
+
+def wants_work_after_rollback(case: Case) -> bool:
+    """Something else is wanted than the fallback, and it was not refused here."""
+    return needs_work(case.state, case.state.fallback)
+
+
+def wants_work_after_loss(case: Case) -> bool:
+    """Something is wanted now that nothing runs, and it was not refused here."""
+    return needs_work(case.state, None)
+
+
+def same_target(case: Case) -> bool:
+    """What is wanted is what is being worked on."""
+    wanted = case.state.wanted
+    return wanted is not None and wanted.manifest == case.target.manifest
+
+
+def same_target_waiting(case: Case) -> bool:
+    """What is wanted is what is being worked on, and the work waits for its next try."""
+    return case.state.waiting and same_target(case)
+
+
+def wants_previous(case: Case) -> bool:
+    """The operator went back to what ran before."""
+    wanted, previous = case.state.wanted, case.state.previous
+    return wanted is not None and previous is not None and wanted.manifest == previous.manifest
+
+
+def wants_running(case: Case) -> bool:
+    """The operator went back to what runs."""
+    wanted, running = case.state.wanted, case.state.running
+    return wanted is not None and running is not None and wanted.manifest == running.manifest
+
+
+def has_previous(case: Case) -> bool:
+    """The previous slot names something."""
+    return case.state.previous is not None
+
+
+def another_variant(case: Case) -> bool:
+    """The release has a further variant that this device can run."""
+    return case.got(GateRefused).another
+
+
+def lasting(case: Case) -> bool:
+    """Trying again cannot help."""
+    return case.got(Failed).lasting
+
+
+def too_many_errors(case: Case) -> bool:
+    """More inferences failed than probation bears."""
+    return case.got(Tick).errors > case.rules.errors_allowed
+
+
+def proven(case: Case) -> bool:
+    """Enough inferences were answered well."""
+    return case.got(Tick).healthy >= case.rules.probation_inferences
+
+
+def proven_and_wants_other(case: Case) -> bool:
+    """Proven, and something else is wanted by now."""
+    return proven(case) and wants_work(case)
+
+
+def window_over(case: Case) -> bool:
+    """Probation's time is over without enough traffic, and no self-check runs yet."""
+    return not case.state.checking and case.now >= case.state.at + case.rules.probation_s
+
+
+def retry_due(case: Case) -> bool:
+    """The wait is over."""
+    return case.state.waiting and case.now >= case.state.at
+
+
+def crash_loop(case: Case) -> bool:
+    """The process has died too often in the risky phases of this target."""
+    return case.state.restarts + _crashed(case) > case.rules.restarts_allowed
+
+
+def _crashed(case: Case) -> int:
+    return int(getattr(case.event, "crashed", False))
+
+
+# Actions for the operator's wish
+
+
+def nothing(case: Case) -> Move:
+    """Stay as it is."""
+    return case.state, ()
+
+
+note = nothing
+"""The wish itself was remembered by `step`."""
+
+
+def begin(case: Case) -> Move:
+    """Work towards what is wanted."""
+    return _fetch(_rest(case.state))
+
+
+def begin_instead(case: Case) -> Move:
+    """Drop the work for the old target, and begin with the new one."""
+    state, effects = begin(case)
+    return state, (Cancel(case.state.work), *effects)
+
+
+def follow(case: Case) -> Move:
+    """The same release, perhaps with a higher attempt."""
+    return replace(case.state, target=case.state.wanted), ()
+
+
+def follow_now(case: Case) -> Move:
+    """The wish was heard again (a connection is there, or an operator is): do not wait any longer."""
+    return _fetch(case.state)
+
+
+def drop(case: Case) -> Move:
+    """Stop working on the target; what runs is what is wanted, or what is wanted was refused here."""
+    state = _rest(case.state)
+    return replace(state, work=state.work + 1), (Cancel(case.state.work), DeleteUnused())
+
+
+def stop(case: Case) -> Move:
+    """Take the model off this device."""
+    state = replace(_rest(case.state), running=None, previous=None, fallback=None, work=case.state.work + 1)
+    return state, (Cancel(case.state.work), Stop(), DeleteUnused())
+
+
+# Actions for the good way
+
+
+def verify(case: Case) -> Move:
+    """All files are here."""
+    return _work(replace(case.state, candidate=case.got(Fetched).candidate), "verifying")
+
+
+def stage(case: Case) -> Move:
+    """All files are what was signed."""
+    return _work(case.state, "staged")
+
+
+def run_gate(case: Case) -> Move:
+    """The staged slot is written."""
+    return _work(case.state, "gating")
+
+
+def activate(case: Case) -> Move:
+    """The gate was passed."""
+    state, effects = _work(case.state, "activating")
+    return state, (*effects, EmitEvent("gate_passed", getattr(case.event, "detail", ""), case.target))
+
+
+def switch(case: Case) -> Move:
+    """The candidate answers now; probation begins."""
+    return _switched(case), ()
+
+
+def commit(case: Case) -> Move:
+    """The running model has proven itself."""
+    return _rest(case.state), (EmitEvent("committed", "", case.target), DeleteUnused())
+
+
+def commit_and_begin(case: Case) -> Move:
+    """Proven; then the newer wish."""
+    committed, effects = commit(case)
+    state, more = _fetch(committed)
+    return state, (*effects, *more)
+
+
+def self_check(case: Case) -> Move:
+    """Nobody asks this model anything: ask it ourselves."""
+    state = replace(case.state, checking=True, work=case.state.work + 1)
+    assert state.running is not None
+    return state, (SelfCheck(state.work, state.running),)
+
+
+# Actions for failures
+
+
+def next_variant(case: Case) -> Move:
+    """The gate refused this variant; the release has another for this device."""
+    state, event = case.state, case.got(GateRefused)
+    state = replace(
+        state,
+        passed_over=(*state.passed_over, case.candidate.variant),
+        reasons=(*state.reasons, _gate_reason(case)),
+        candidate=None,
+        retries=0,
+    )
+    moved, effects = _work(state, "fetching")
+    return moved, (*effects, EmitEvent("gate_refused", f"{case.candidate.variant}: {event.reason}", case.target))
+
+
+def refuse_at_gate(case: Case) -> Move:
+    """No variant of the release did what was promised."""
+    reason = "; ".join((*case.state.reasons, _gate_reason(case)))
+    return _refuse(case, reason, "gate_refused")
+
+
+def refuse(case: Case) -> Move:
+    """The release cannot run here."""
+    return _refuse(case, _reason(case), "alert")
+
+
+def refuse_crash_loop(case: Case) -> Move:
+    """The process died each time that the candidate was tried."""
+    return _refuse(case, _loop_reason(case), "alert")
+
+
+def wait(case: Case) -> Move:
+    """Try again later, each time a little more so."""
+    event, state = case.got(Failed), case.state
+    delay = min(case.rules.longest_retry_s, case.rules.first_retry_s * 2.0 ** min(state.retries, MOST_DOUBLINGS))
+    state = replace(state, waiting=True, retries=state.retries + 1, at=case.now + delay * (0.5 + event.jitter))
+    first = (EmitEvent("alert", event.reason, case.state.target),) if state.retries == 1 else ()
+    return state, first
+
+
+def give_up(case: Case) -> Move:
+    """The model on probation failed: never again, and back to what ran before."""
+    return _roll_back(case, _reason(case))
+
+
+def give_up_for_errors(case: Case) -> Move:
+    """Inferences failed during probation."""
+    tick = case.got(Tick)
+    return _roll_back(case, f"{tick.errors} of {tick.errors + tick.healthy} inferences failed during probation")
+
+
+def give_up_crash_loop(case: Case) -> Move:
+    """The process died again and again since the switch."""
+    return _roll_back(case, _loop_reason(case))
+
+
+def give_up_activation(case: Case) -> Move:
+    """The switch failed half-way: what ran shall run again."""
+    return _undo_activation(case, _reason(case))
+
+
+def give_up_activation_loop(case: Case) -> Move:
+    """The process died at each try to switch."""
+    return _undo_activation(case, _loop_reason(case))
+
+
+def go_back(case: Case) -> Move:
+    """The operator wants what ran before; nobody is to blame."""
+    return _roll_back(case, None)
+
+
+def switch_and_go_back(case: Case) -> Move:
+    """The switch is done, but what ran before is wanted again."""
+    return _roll_back(Case(_switched(case), case.event, case.now, case.rules), None)
+
+
+def settle_back(case: Case) -> Move:
+    """The fallback answers."""
+    state = _rest(replace(case.state, running=case.state.fallback, fallback=None))
+    runs = state.running.version if state.running else "nothing"
+    return state, (EmitEvent("rolled_back", f"{runs} runs again", case.state.target), DeleteUnused())
+
+
+def settle_back_and_begin(case: Case) -> Move:
+    """The fallback answers; something else is wanted by now."""
+    settled, effects = settle_back(case)
+    state, more = _fetch(settled)
+    return state, (*effects, *more)
+
+
+def watch_again(case: Case) -> Move:
+    """The self-check could not be done: a new window."""
+    return replace(case.state, checking=False, at=case.now), ()
+
+
+# Actions after loss and restart
+
+
+def fall_back(case: Case) -> Move:
+    """What ran is gone; what ran before it shall answer meanwhile."""
+    state = replace(_rest(case.state), fallback=case.state.previous, previous=None, running=None)
+    moved, effects = _work(state, "rolling_back")
+    return moved, (Cancel(case.state.work), *effects, EmitEvent("alert", case.got(Lost).reason))
+
+
+def lose(case: Case) -> Move:
+    """What ran is gone, and nothing is there to fall back to."""
+    return replace(case.state, running=None), (EmitEvent("alert", case.got(Lost).reason),)
+
+
+def lose_and_begin(case: Case) -> Move:
+    """What ran is gone: fetch what is wanted again."""
+    lost, effects = lose(case)
+    state, more = _fetch(lost)
+    return state, (*effects, *more)
+
+
+def redo(case: Case) -> Move:
+    """Begin the work of this phase again; it is idempotent."""
+    return _work(case.state, case.state.phase)
+
+
+def redo_counted(case: Case) -> Move:
+    """Begin the work of this risky phase again, and remember that it killed the process."""
+    return _work(_counted(case), case.state.phase)
+
+
+def watch_again_counted(case: Case) -> Move:
+    """A new window for the model on probation; remember that the process died."""
+    return replace(_counted(case), checking=False, at=case.now), ()
+
+
+def abandon(case: Case) -> Move:
+    """Even the fallback kills the process: run nothing, and stay reachable."""
+    state = replace(_rest(case.state), running=None, fallback=None, previous=None)
+    return state, (Stop(), EmitEvent("alert", f"{_loop_reason(case)}; nothing runs now", case.state.target))
+
+
+# Steps that several actions share
+
+
+def _rest(state: ModelState) -> ModelState:
+    """Idle, with what runs."""
+    return replace(
+        state, target=None, candidate=None, passed_over=(), reasons=(), restarts=0, retries=0, waiting=False, checking=False
+    )
+
+
+def _fetch(state: ModelState) -> Move:
+    return _work(replace(state, target=state.wanted), "fetching")
+
+
+def _work(state: ModelState, phase: str) -> Move:
+    """Number and order the work that belongs to a phase."""
+    state = replace(state, work=state.work + 1, waiting=False)
+    return state, (_effect_of(state, phase),)
+
+
+def _effect_of(state: ModelState, phase: str) -> Effect:
+    target, candidate, work = state.target, state.candidate, state.work
+    if phase == "rolling_back":
+        return RollBack(work, state.fallback, state.previous)
+    assert target is not None
+    if phase == "fetching":
+        return Fetch(work, target, state.passed_over)
+    assert candidate is not None
+    if phase == "verifying":
+        return Verify(work, target, candidate)
+    if phase == "staged":
+        return Stage(work, candidate)
+    if phase == "gating":
+        return RunGate(work, candidate, state.running, state.passed_over)
+    return Activate(work, candidate, state.running)
+
+
+def _switched(case: Case) -> ModelState:
+    state = case.state
+    return replace(
+        state, running=case.candidate, previous=state.running, candidate=None, at=case.now, retries=0, checking=False
+    )
+
+
+def _roll_back(case: Case, reason: str | None) -> Move:
+    """From probation to what ran before; with a `reason`, the target is refused from now on."""
+    state = case.state if reason is None else with_refusal(case.state, reason)
+    state = replace(state, fallback=state.previous, previous=None, restarts=0, retries=0, checking=False)
+    moved, effects = _work(state, "rolling_back")
+    return moved, (*effects, EmitEvent("alert", reason, case.target)) if reason else effects
+
+
+def _undo_activation(case: Case, reason: str) -> Move:
+    state = replace(with_refusal(case.state, reason), fallback=case.state.running, candidate=None, restarts=0, retries=0)
+    moved, effects = _work(state, "rolling_back")
+    return moved, (*effects, EmitEvent("alert", reason, case.target))
+
+
+def _refuse(case: Case, reason: str, kind: str) -> Move:
+    state = _rest(with_refusal(case.state, reason))
+    news = EmitEvent("gate_refused" if kind == "gate_refused" else "alert", reason, case.target)
+    return state, (news, DeleteUnused())
+
+
+def _counted(case: Case) -> ModelState:
+    return replace(case.state, restarts=case.state.restarts + _crashed(case))
+
+
+def _reason(case: Case) -> str:
+    return str(getattr(case.event, "reason", "it failed"))
+
+
+def _gate_reason(case: Case) -> str:
+    return f"{case.candidate.variant}: {case.got(GateRefused).reason}"
+
+
+def _loop_reason(case: Case) -> str:
+    return f"the agent's process died {case.state.restarts + _crashed(case)} times while {case.state.phase}"

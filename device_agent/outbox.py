@@ -1,0 +1,259 @@
+"""Reports that wait until the backend says that it has them: SQLite, two lanes, a cap in bytes.
+
+A report is deleted only when the backend names it (`fleet_protocol.telemetry.Acknowledged`). When the cap is reached, metrics
+that were never sent are merged, in periods of 15 minutes, an hour, six hours; only then are the oldest dropped.
+Events have a lane of their own, which metrics cannot push out. What was sent is never merged: the backend may have
+counted it already. One thread uses an outbox.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fleet_protocol import codec, limits, otlp
+from fleet_protocol.errors import ProtocolError
+from fleet_protocol.histogram import Histogram
+from fleet_protocol.states import DeviceEvent
+from fleet_protocol.telemetry import Acknowledged, Frame, Lane, ModelUsage, decode_frame, encode_frame
+
+log = logging.getLogger(__name__)
+
+PERIODS_S: Final = (900.0, 3600.0, 21600.0)
+EVENT_SHARE: Final = 0.25
+"""Of the cap, for events."""
+RESEND_S: Final = 60.0
+AT_ONCE: Final = 20
+"""Frames sent before the backend is waited for."""
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS reports (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, lane INTEGER NOT NULL, boot BLOB NOT NULL, sequence INTEGER NOT NULL,
+    at REAL NOT NULL, payload BLOB NOT NULL, sent INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (boot, sequence)
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A frame to send: `payload` goes to the device's `telemetry` or `event` topic."""
+
+    number: int
+    lane: Lane
+    payload: bytes
+
+
+class Outbox:
+    """The reports of one device. `boot` is this process's 16 random bytes."""
+
+    def __init__(self, path: Path, *, boot: bytes, cap_bytes: int) -> None:
+        self._boot = boot
+        self._cap = cap_bytes
+        self._sequence = 0
+        self._sent_at: dict[int, float] = {}
+        self._database = _open(path)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._database.close()
+
+    def add_usage(self, usages: Sequence[ModelUsage], *, now: float) -> None:
+        """Keep a report of metrics (`now`: epoch seconds); nothing when there was no usage."""
+        for part in _parts(usages):
+            self._add(Lane.METRICS, otlp.encode_usage(part), now)
+
+    def add_event(self, event: DeviceEvent) -> None:
+        """Keep an event."""
+        self._add(Lane.EVENTS, codec.encode(event), float(event.at))
+
+    def due(self, now: float) -> list[Waiting]:
+        """What to send now, events first: what was never sent, and what got no answer (`now`: monotonic seconds)."""
+        patience = [number for number, sent in self._sent_at.items() if now - sent < RESEND_S]
+        room = AT_ONCE - len(patience)
+        if room <= 0:
+            return []
+        holes = ",".join("?" * len(patience))
+        rows = self._database.execute(
+            f"SELECT id, lane, payload FROM reports WHERE id NOT IN ({holes}) ORDER BY lane DESC, id LIMIT ?",  # noqa: S608
+            (*patience, room),
+        )
+        return [Waiting(number, Lane(lane), payload) for number, lane, payload in rows]
+
+    def sent(self, waiting: Waiting, *, now: float) -> None:
+        """The frame is on its way: from now on it is never merged, and repeated when no answer comes."""
+        self._sent_at[waiting.number] = now
+        with self._writing():
+            self._database.execute("UPDATE reports SET sent = 1 WHERE id = ? AND sent = 0", (waiting.number,))
+
+    def forget_sent(self) -> None:
+        """The connection is new: what got no answer is sent again at once."""
+        self._sent_at.clear()
+
+    def acknowledge(self, answer: Acknowledged) -> None:
+        """The backend has these."""
+        boot = bytes.fromhex(answer.boot)
+        holes = ",".join("?" * len(answer.sequences))
+        with self._writing():
+            rows = self._database.execute(
+                f"SELECT id FROM reports WHERE boot = ? AND sequence IN ({holes})",  # noqa: S608
+                (boot, *answer.sequences),
+            ).fetchall()
+            self._delete(number for (number,) in rows)
+
+    def count(self, lane: Lane) -> int:
+        """Reports that wait."""
+        return int(self._database.execute("SELECT count(*) FROM reports WHERE lane = ?", (lane,)).fetchone()[0])
+
+    def size(self, lane: Lane) -> int:
+        """Bytes that wait."""
+        found = self._database.execute("SELECT coalesce(sum(length(payload)), 0) FROM reports WHERE lane = ?", (lane,))
+        return int(found.fetchone()[0])
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction. A full or failing disk costs this report, and never the agent."""
+        try:
+            with self._database:
+                yield
+        except sqlite3.Error as error:
+            log.warning("the outbox cannot be written: %s", error)
+
+    def _add(self, lane: Lane, body: bytes, at: float) -> None:
+        with self._writing():
+            self._insert(lane, body, at)
+        limit = self._cap * (EVENT_SHARE if lane is Lane.EVENTS else 1 - EVENT_SHARE)
+        if self.size(lane) <= limit:
+            return
+        if lane is Lane.METRICS:
+            for period in PERIODS_S:
+                self._merge(period)
+                if self.size(lane) <= limit:
+                    return
+        self._drop_oldest(lane, limit)
+
+    def _insert(self, lane: Lane, body: bytes, at: float) -> None:
+        payload = encode_frame(Frame(lane=lane, boot=self._boot, sequence=self._sequence, body=body))
+        self._database.execute(
+            "INSERT INTO reports (lane, boot, sequence, at, payload) VALUES (?, ?, ?, ?, ?)",
+            (lane, self._boot, self._sequence, at, payload),
+        )
+        self._sequence += 1
+
+    def _merge(self, period: float) -> None:
+        """Make one report of all that were never sent and end in the same period."""
+        rows = self._database.execute(
+            "SELECT id, at, payload FROM reports WHERE lane = ? AND sent = 0 ORDER BY at", (Lane.METRICS,)
+        ).fetchall()
+        for group in _groups(rows, period):
+            usages = merged(usage for _, _, payload in group for usage in _usages(payload))
+            with self._writing():
+                self._delete(number for number, _, _ in group)
+                for part in _parts(usages):
+                    self._insert(Lane.METRICS, otlp.encode_usage(part), group[-1][1])
+
+    def _drop_oldest(self, lane: Lane, limit: float) -> None:
+        excess = self.size(lane) - limit
+        dropped: list[int] = []
+        for number, length in self._database.execute(
+            "SELECT id, length(payload) FROM reports WHERE lane = ? ORDER BY id", (lane,)
+        ).fetchall():
+            if excess <= 0:
+                break
+            dropped.append(number)
+            excess -= length
+        log.warning("the outbox is full: %d old reports (%s) were dropped", len(dropped), lane.name.lower())
+        with self._writing():
+            self._delete(dropped)
+
+    def _delete(self, numbers: Iterable[int]) -> None:
+        """Within the caller's transaction."""
+        for number in numbers:
+            self._database.execute("DELETE FROM reports WHERE id = ?", (number,))
+            self._sent_at.pop(number, None)
+
+
+def merged(usages: Iterable[ModelUsage]) -> list[ModelUsage]:
+    """One usage for each model version, from the earliest start to the latest end; counts and histograms are added exactly."""
+    sums: dict[tuple[str, str, str, str], ModelUsage] = {}
+    for usage in usages:
+        key = (usage.model, usage.version, usage.manifest, usage.variant)
+        sums[key] = _sum(sums[key], usage) if key in sums else usage
+    return [sums[key] for key in sorted(sums)]
+
+
+def _parts(usages: Sequence[ModelUsage]) -> Iterator[list[ModelUsage]]:
+    """As many as one message carries."""
+    for start in range(0, len(usages), limits.ASSIGNMENTS):
+        yield list(usages[start : start + limits.ASSIGNMENTS])
+
+
+def _sum(one: ModelUsage, other: ModelUsage) -> ModelUsage:
+    latency = Histogram()
+    latency.merge(one.latency)
+    latency.merge(other.latency)
+    return ModelUsage(
+        model=one.model,
+        version=one.version,
+        manifest=one.manifest,
+        variant=one.variant,
+        start=min(one.start, other.start),
+        end=max(one.end, other.end),
+        latency=latency,
+        predictions=_added(one.predictions, other.predictions),
+        errors=_added(one.errors, other.errors),
+    )
+
+
+def _added(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in (one | other)}
+
+
+def _usages(payload: bytes) -> list[ModelUsage]:
+    try:
+        return otlp.decode_usage(decode_frame(payload).body)
+    except ProtocolError as error:
+        log.warning("a waiting report cannot be read any more and is dropped: %s", error)
+        return []
+
+
+def _groups(rows: list[tuple[int, float, bytes]], period: float) -> Iterator[list[tuple[int, float, bytes]]]:
+    """Rows whose times fall in the same period, where there is more than one."""
+    by_period: dict[int, list[tuple[int, float, bytes]]] = {}
+    for row in rows:
+        by_period.setdefault(int(row[1] // period), []).append(row)
+    return (group for group in by_period.values() if len(group) > 1)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The database; one that is damaged is set aside, for reports are worth less than the device."""
+    try:
+        return _prepared(path)
+    except sqlite3.DatabaseError as error:
+        log.warning("%s is damaged (%s); it is kept as %s.damaged, and a new one begins", path, error, path.name)
+        for suffix in ("", "-wal", "-shm"):
+            old = path.with_name(path.name + suffix)
+            if old.exists():
+                old.replace(path.with_name(f"{path.name}.damaged{suffix}"))
+        return _prepared(path)
+
+
+def _prepared(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute("PRAGMA busy_timeout = 5000")
+        database.execute(_SCHEMA)
+        with closing(database.execute("PRAGMA quick_check")) as check:
+            if check.fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("quick_check failed")
+    except BaseException:
+        database.close()
+        raise
+    return database
