@@ -51,7 +51,7 @@ def tools() -> dict[str, str]:
 def golden_content(golden: Dataset, outputs: Outputs) -> bytes:
     """The golden `.npz`, as `fleet_protocol.manifest.Golden` describes it. Raises `DataRejected` when it is too large."""
     arrays: dict[str, NDArray[Any]] = {f"input/{name}": values for name, values in golden.inputs.items()}
-    arrays |= {f"output/{name}": values for name, values in outputs.items()}
+    arrays |= {f"output/{name}": np.ascontiguousarray(values) for name, values in outputs.items()}
     if golden.labels is not None:
         arrays[LABEL] = golden.labels
     buffer = io.BytesIO()
@@ -86,7 +86,7 @@ def parity_report(
         majority=_majority(held_out.labels),
         held_out=len(held_out),
         budget=settings.budget,
-        task="values" if reference.scores is None else "classes",
+        task="values" if reference.classes is None else "classes",
         left_out=[(trial.recipe.name, trial.fault) for trial in left_out],
         int8_shipped=any(name != FLOAT.name for name in choice.order),
     )

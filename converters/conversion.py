@@ -134,20 +134,20 @@ class _Conversion:
         parts = split(data, held_out, seed=self._settings.seed)
         batch = evaluation.batch_size(model.inputs, self._source.path)
         try:
-            golden = evaluation.run(model, parts.golden, batch=batch)
+            golden = evaluation.run(model, parts.golden, batch=1)
             outputs = evaluation.run(model, parts.held_out, batch=batch)
         except RecipeFailed as error:
             raise SourceRejected(f"{self._source.path}: {error}") from error
         if not all_finite(golden) or not all_finite(outputs):
             raise SourceRejected(f"{self._source.path} answers NaN or infinity on the data. Check its weights and its scaling.")
-        scores = evaluation.class_scores(model.outputs, outputs, parts.held_out.labels)
-        return Reference(parts=parts, batch=batch, golden=golden, held_out=outputs, scores=scores)
+        classes = evaluation.class_output(model.outputs, outputs, parts.held_out.labels)
+        return Reference(parts=parts, batch=batch, golden=golden, held_out=outputs, classes=classes)
 
     def _check_accuracy(self, reference: Reference) -> None:
         least = self._settings.min_accuracy
         if least is None:
             return
-        quality = evaluation.judge(reference.held_out, reference.held_out, reference.parts.held_out.labels, reference.scores)
+        quality = evaluation.judge(reference.held_out, reference.held_out, reference.parts.held_out.labels, reference.classes)
         if quality.accuracy is None:
             raise DataRejected("A least accuracy was asked for, and the data has no labels to measure it with. Add `label`.")
         if quality.accuracy < least:
@@ -218,9 +218,9 @@ class _Conversion:
 
     def _profile(self, reference: Reference, trials: Sequence[Trial], choice: Choice) -> bytes:
         first = _in_order(trials, choice)[0]
-        scores = None if reference.scores is None or first.outputs is None else first.outputs[reference.scores]
+        answers = None if reference.classes is None or first.outputs is None else first.outputs[reference.classes]
         inputs = reference.parts.held_out.inputs
-        return codec.encode_readable(make_profile(inputs, scores, variant=first.recipe.name, classes=self._settings.classes))
+        return codec.encode_readable(make_profile(inputs, answers, variant=first.recipe.name, classes=self._settings.classes))
 
 
 def _dataset(given: Data, specs: tuple[TensorSpec, ...]) -> Dataset:

@@ -21,7 +21,6 @@ from converters.calibration import Dataset
 from converters.errors import DataRejected, RecipeFailed, SourceRejected
 from fleet_protocol.tensors import DYNAMIC, TensorSpec
 from runtime import parity
-from runtime.usage import looks_like_scores
 
 Outputs = dict[str, NDArray[Any]]
 Stopwatch = Callable[[], float]
@@ -89,43 +88,47 @@ def run(model: runtime.Model, data: Dataset, *, batch: int) -> Outputs:
     return {name: np.concatenate(values) for name, values in pieces.items()}
 
 
-def class_scores(specs: tuple[TensorSpec, ...], outputs: Outputs, labels: NDArray[np.int64] | None) -> str | None:
-    """The output whose largest element is the predicted class, or None where the model gives values.
+def class_output(specs: tuple[TensorSpec, ...], outputs: Outputs, labels: NDArray[np.int64] | None) -> str | None:
+    """The output that tells the class, or None where the model gives values.
 
-    It is the first output, as on the device: with labels, if it can be class scores; without, if its rows are
-    probabilities. Raises `DataRejected` when there are labels that it cannot have predicted.
+    It is the first output, as on the device: with labels, when it can be class scores or class numbers; without, when its
+    rows are probabilities or it is class numbers. Raises `DataRejected` when it cannot have told such labels.
     """
     first = specs[0]
+    answers = outputs[first.name]
+    told = parity.classes(answers)
     if labels is None:
-        return first.name if metrics.looks_like_probabilities(outputs[first.name]) else None
-    scores = outputs[first.name]
-    if not looks_like_scores(first) and not (scores.ndim == 2 and scores.shape[1] >= 2):
+        return first.name if told is not None and (answers.ndim == 1 or metrics.looks_like_probabilities(answers)) else None
+    if told is None:
         raise DataRejected(
             f"The data has labels, but the model's first output {first.describe()} is no row of class scores a sample. "
             "Leave the labels out, or put the scores first."
         )
-    if labels.size and int(labels.max()) >= scores.shape[1]:
+    if answers.ndim == 2 and labels.size and int(labels.max()) >= answers.shape[1]:
         raise DataRejected(
-            f"The data has the label {int(labels.max())}, but the model's output {first.describe()} has {scores.shape[1]} "
-            f"classes, 0 to {scores.shape[1] - 1}."
+            f"The data has the label {int(labels.max())}, but the model's output {first.describe()} has {answers.shape[1]} "
+            f"classes, 0 to {answers.shape[1] - 1}."
         )
     return first.name
 
 
-def judge(reference: Outputs, outputs: Outputs, labels: NDArray[np.int64] | None, scores: str | None) -> Quality:
-    """Compare outputs with the float model's. Raises `RecipeFailed` when they hold NaN or infinity."""
+def judge(reference: Outputs, outputs: Outputs, labels: NDArray[np.int64] | None, classes: str | None) -> Quality:
+    """Compare outputs with the float model's; `classes` names the output that tells the class.
+
+    Raises `RecipeFailed` when they hold NaN or infinity.
+    """
     if not metrics.all_finite(outputs):
         raise RecipeFailed("It answers NaN or infinity.")
     samples = len(next(iter(reference.values())))
     sqnr_db = metrics.worst_sqnr_db(reference, outputs)
-    if scores is None:
+    if classes is None:
         return Quality(samples=samples, sqnr_db=sqnr_db, agreement=None, accuracy=None, right=None)
-    predicted = outputs[scores].argmax(axis=1)
-    right = None if labels is None else predicted == labels
+    predicted = parity.classes(outputs[classes])
+    right = None if labels is None or predicted is None else predicted == labels
     return Quality(
         samples=samples,
         sqnr_db=sqnr_db,
-        agreement=parity.agreement(reference[scores], outputs[scores]),
+        agreement=parity.agreement(reference[classes], outputs[classes]),
         accuracy=None if right is None else float(right.mean()),
         right=right,
     )

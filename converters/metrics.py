@@ -34,8 +34,8 @@ def all_finite(outputs: Outputs) -> bool:
 
 
 def worst_sqnr_db(reference: Outputs, outputs: Outputs) -> float:
-    """The least SQNR in dB of any numeric output. A device that pools its outputs measures this or more. All are finite."""
-    each = [parity.sqnr_db(values, outputs[name]) for name, values in reference.items() if values.dtype.kind in "fiu"]
+    """The least SQNR in dB of any floating-point output, as a device's gate measures it. All values are finite."""
+    each = [parity.sqnr_db(values, outputs[name]) for name, values in reference.items() if values.dtype.kind == "f"]
     return min(each, default=parity.SQNR_LIMIT_DB)
 
 

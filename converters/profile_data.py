@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from converters.metrics import looks_like_probabilities
 from fleet_protocol.profile import BINS, FeatureProfile, ReferenceProfile
+from runtime import parity
 
 ELEMENTS: Final = 256
 """Tensors with more elements a sample are profiled as a whole only."""
@@ -21,24 +22,25 @@ ELEMENTS: Final = 256
 
 def make_profile(
     inputs: Mapping[str, NDArray[Any]],
-    scores: NDArray[Any] | None,
+    answers: NDArray[Any] | None,
     *,
     variant: str,
     classes: Sequence[str] = (),
 ) -> ReferenceProfile:
-    """Profile samples and the preferred variant's class scores for them (None where its outputs are not classes).
+    """Profile samples and the preferred variant's class scores or class numbers for them (None: outputs are not classes).
 
     Confidence is counted only where the scores are probabilities.
     """
     features = [feature for name, values in inputs.items() for feature in _features(name, values)]
     counted: dict[str, int] = {}
     confidence: tuple[int, ...] = ()
-    if scores is not None:
-        predicted, counts = np.unique(scores.argmax(axis=1), return_counts=True)
+    told = None if answers is None else parity.classes(answers)
+    if answers is not None and told is not None:
+        predicted, counts = np.unique(told, return_counts=True)
         for index, count in zip(predicted.tolist(), counts.tolist(), strict=True):
             counted[classes[index] if index < len(classes) else str(index)] = count
-        if looks_like_probabilities(scores):
-            bins = np.minimum((scores.max(axis=1) * BINS).astype(np.int64), BINS - 1)
+        if looks_like_probabilities(answers):
+            bins = np.minimum((answers.max(axis=1) * BINS).astype(np.int64), BINS - 1)
             confidence = tuple(np.bincount(bins, minlength=BINS).tolist())
     samples = len(next(iter(inputs.values())))
     return ReferenceProfile(

@@ -27,13 +27,14 @@ _MARGIN_SAMPLES: Final = 2
 
 @dataclass(frozen=True)
 class Reference:
-    """The float model on the data: what every variant is held against. `scores` names the output that holds class scores."""
+    """The float model on the data: what every variant is held against. `classes` names the output that tells the class."""
 
     parts: Parts
     batch: int
     golden: Outputs
+    """Computed sample by sample, as a device's gate does."""
     held_out: Outputs
-    scores: str | None
+    classes: str | None
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ def attempt(recipe: Recipe, quantizer: Quantizer, reference: Reference, *, work:
 
 
 def _measure(trial: Trial, model: runtime.Model, reference: Reference, budget: float) -> Trial:
-    parts, batch = reference.parts, reference.batch
-    outputs = run(model, parts.held_out, batch=batch)
-    held_out = judge(reference.held_out, outputs, parts.held_out.labels, reference.scores)
-    golden = judge(reference.golden, run(model, parts.golden, batch=batch), parts.golden.labels, reference.scores)
+    parts = reference.parts
+    outputs = run(model, parts.held_out, batch=reference.batch)
+    held_out = judge(reference.held_out, outputs, parts.held_out.labels, reference.classes)
+    golden = judge(reference.golden, run(model, parts.golden, batch=1), parts.golden.labels, reference.classes)
     fault = "" if trial.recipe == FLOAT else _over_budget(held_out, reference, budget)
     return Trial(trial.recipe, fault, trial.path, model, golden, held_out, outputs)
 
@@ -78,7 +79,7 @@ def _over_budget(quality: Quality, reference: Reference, budget: float) -> str:
     """Why the variant is too far from float, or nothing."""
     labels = reference.parts.held_out.labels
     if quality.accuracy is not None:
-        before = judge(reference.held_out, reference.held_out, labels, reference.scores).accuracy or 0.0
+        before = judge(reference.held_out, reference.held_out, labels, reference.classes).accuracy or 0.0
         lost = before - quality.accuracy
         if lost > budget + 1e-9:
             return (
