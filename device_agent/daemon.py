@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Final
 
 from device_agent import enrolment
@@ -36,6 +37,7 @@ from fleet_io.mqtt import MqttTransport
 from fleet_io.ownership import owning
 from fleet_io.transport import Transport
 from runtime import ModelHost
+from runtime.gate import examine
 from runtime.server import LocalServer
 
 log = logging.getLogger(__name__)
@@ -127,8 +129,9 @@ def assemble(
     slots = Slots(directory / "models")
     director = Director(directory / "trust", config.device, enrolled.director_key, clock=clock)
     releases = Releases(directory / "trust" / "metadata", enrolled.tuf_root, MetadataFetcher(link), director)
-    parts = Parts(store, slots, BlobFetcher(link, store), releases, director, host, chance)
-    bounds = Bounds(config.gate_timeout_s, config.gate_memory_bytes, config.threads or None, formats_at_hand())
+    gate = partial(examine, timeout_s=config.gate_timeout_s, memory_bytes=config.gate_memory_bytes)
+    parts = Parts(store, slots, BlobFetcher(link, store), releases, director, host, gate, chance)
+    bounds = Bounds(config.threads or None, formats_at_hand())
     around = Surroundings(
         transport=transport,
         worker=worker,

@@ -48,7 +48,7 @@ from fleet_protocol.states import Assignment, Running
 from runtime import Model, ModelHost, ModelIdentity, load
 from runtime import trial as runtime_trial
 from runtime.errors import GateUnavailable, InvalidGolden, RuntimeFailure
-from runtime.gate import GateRequest, ModelFile, examine, judge
+from runtime.gate import GateRequest, GateVerdict, ModelFile, judge
 from runtime.golden import read as read_golden
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,9 @@ ENGINES: Final = {"onnx": "onnxruntime", "tflite": "ai_edge_litert"}
 
 Progress = Callable[[float], None]
 """Is told the share of bytes at hand, 0 to 1."""
+
+Gate = Callable[[GateRequest], GateVerdict]
+"""`runtime.gate.examine` with this device's limits."""
 
 
 def formats_at_hand() -> frozenset[str]:
@@ -75,6 +78,7 @@ class Parts:
     releases: Releases
     director: Director
     host: ModelHost
+    examine: Gate
     chance: Chance
 
 
@@ -82,8 +86,6 @@ class Parts:
 class Bounds:
     """Limits of one piece of work."""
 
-    gate_timeout_s: float
-    gate_memory_bytes: int
     threads: int | None = None
     formats: frozenset[str] = frozenset({"onnx"})
 
@@ -186,11 +188,7 @@ class Performer:
     def _gate(self, work: RunGate) -> Result:
         manifest = self._manifest(work.candidate)
         variant = _variant(manifest, work.candidate)
-        verdict = examine(
-            self._question(manifest, variant, self._baseline(work.baseline)),
-            timeout_s=self._bounds.gate_timeout_s,
-            memory_bytes=self._bounds.gate_memory_bytes,
-        )
+        verdict = self._parts.examine(self._question(manifest, variant, self._baseline(work.baseline)))
         if verdict.passed:
             return GatePassed(work.work, verdict.reason)
         others = usable(manifest, self._bounds.formats, (*work.passed_over, variant.name))
