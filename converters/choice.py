@@ -22,7 +22,7 @@ _RANK: Final = ("int8-static", "int8-weights", "float32")
 
 @dataclass(frozen=True)
 class Candidate:
-    """One variant as measured. `fault` says why it may not ship; empty where it may."""
+    """One variant as measured. `fault` goes on after its name and says why it may not ship; empty where it may."""
 
     name: str
     fault: str = ""
@@ -50,8 +50,8 @@ def choose(candidates: Sequence[Candidate], prefer: Preference) -> Choice:
         ordered = sorted(fit, key=lambda candidate: (candidate.slower, _RANK.index(candidate.name)))
         return Choice(order=tuple(candidate.name for candidate in ordered), reason=_reason(ordered[0], candidates))
     if prefer not in {candidate.name for candidate in fit}:
-        fault = next((candidate.fault for candidate in candidates if candidate.name == prefer), "it was not made")
-        raise SettingsRejected(f"{prefer} cannot be preferred: {fault}. Allow a larger --budget, or prefer another variant.")
+        fault = next((candidate.fault for candidate in candidates if candidate.name == prefer), "was not tried")
+        raise SettingsRejected(f"{prefer} cannot be preferred: it {fault}. Allow a larger --budget, or prefer another variant.")
     ordered = sorted(fit, key=lambda candidate: (candidate.name != prefer, candidate.slower, _RANK.index(candidate.name)))
     return Choice(order=tuple(candidate.name for candidate in ordered), reason=f"{prefer} first, as asked for.")
 

@@ -137,7 +137,7 @@ class _Conversion:
             golden = evaluation.run(model, parts.golden, batch=1)
             outputs = evaluation.run(model, parts.held_out, batch=batch)
         except RecipeFailed as error:
-            raise SourceRejected(f"{self._source.path}: {error}") from error
+            raise SourceRejected(f"{self._source.path} {error}.") from error
         if not all_finite(golden) or not all_finite(outputs):
             raise SourceRejected(f"{self._source.path} answers NaN or infinity on the data. Check its weights and its scaling.")
         classes = evaluation.class_output(model.outputs, outputs, parts.held_out.labels)
@@ -163,7 +163,7 @@ class _Conversion:
             self._progress(f"making and measuring {recipe.name}", 0.15 + 0.55 * at / len(recipes))
             trial = attempt(recipe, quantizer, reference, work=self._work, budget=self._settings.budget)
             if recipe == FLOAT and trial.fault:
-                raise SourceRejected(f"{self._source.path}: {trial.fault}")
+                raise SourceRejected(f"{self._source.path} {trial.fault}.")
             trials.append(trial)
         return trials
 

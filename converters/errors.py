@@ -24,4 +24,7 @@ class AccuracyRefused(ConversionError):
 
 
 class RecipeFailed(ConversionError):
-    """One recipe cannot be applied to this model. The others still can; the parity report says why."""
+    """One recipe cannot be applied to this model, or what came out does not run. The others still can.
+
+    The message goes on where "int8-static …" left off, and has no final stop: the parity report puts it into sentences.
+    """

@@ -62,12 +62,13 @@ def load_source(path: Path, shown: Path) -> runtime.Model:
         raise SourceRejected(f"{shown} cannot be run: {str(error).replace(str(path), 'the model')}") from error
 
 
-def load_variant(path: Path, name: str, session_options: Mapping[str, str]) -> runtime.Model:
+def load_variant(path: Path, session_options: Mapping[str, str]) -> runtime.Model:
     """A variant, ready to run. Raises `RecipeFailed`."""
     try:
         return runtime.load(path, session_options=session_options, threads=1)
     except runtime.ModelRejected as error:
-        raise RecipeFailed(f"{name} cannot be run by the engine: {str(error).replace(str(path), name)}") from error
+        said = str(error).replace(str(path), "the file").rstrip(".")
+        raise RecipeFailed(f"cannot be run by the engine: {said}") from error
 
 
 def run(model: runtime.Model, data: Dataset, *, batch: int) -> Outputs:
@@ -78,11 +79,12 @@ def run(model: runtime.Model, data: Dataset, *, batch: int) -> Outputs:
         try:
             outputs = model(inputs)
         except (runtime.InferenceFailed, runtime.InvalidInput) as error:
-            raise RecipeFailed(f"The model fails on the data: {error}") from error
+            said = str(error).rstrip(".")
+            raise RecipeFailed(f"fails on the data: {said}") from error
         for name, values in outputs.items():
             if not values.shape or values.shape[0] != count:
                 raise RecipeFailed(
-                    f"The output {name!r} has shape {list(values.shape)} for {count} samples; its first axis must count them."
+                    f"gives {name!r} in the shape {list(values.shape)} for {count} samples, and its first axis must count them"
                 )
             pieces[name].append(values)
     return {name: np.concatenate(values) for name, values in pieces.items()}
@@ -118,7 +120,7 @@ def judge(reference: Outputs, outputs: Outputs, labels: NDArray[np.int64] | None
     Raises `RecipeFailed` when they hold NaN or infinity.
     """
     if not metrics.all_finite(outputs):
-        raise RecipeFailed("It answers NaN or infinity.")
+        raise RecipeFailed("answers NaN or infinity")
     samples = len(next(iter(reference.values())))
     sqnr_db = metrics.worst_sqnr_db(reference, outputs)
     if classes is None:

@@ -150,7 +150,7 @@ def warnings_about(finding: Finding) -> tuple[str, ...]:
         )
     if not finding.int8_shipped:
         found.append("No int8 variant stayed within the budget: the bundle carries float only.")
-    found += [f"{name} was left out: {reason}" for name, reason in finding.left_out]
+    found += [f"{name} was left out: it {reason}." for name, reason in finding.left_out]
     if accuracy is None:
         found.append(
             "The data has no labels, so accuracy is unknown: variants were held against the float model's answers only."

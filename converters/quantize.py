@@ -6,6 +6,7 @@ variant, never the conversion. The same model, samples and recipe give the same 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -46,8 +47,7 @@ class Quantizer:
         except RecipeFailed:
             raise
         except Exception as error:  # the tools below raise anything from AssertionError to their own
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise RecipeFailed(f"{recipe.name} cannot be made from this model: {first}") from error
+            raise RecipeFailed(f"cannot be made from this model: {_first_line(error)}") from error
         return model.SerializeToString(deterministic=True)
 
     def _static(self, recipe: StaticRecipe) -> onnx.ModelProto:
@@ -73,7 +73,7 @@ class Quantizer:
             )
             made = onnx.load_model(str(target))
         if not any(node.op_type == "QuantizeLinear" for node in made.graph.node):
-            raise RecipeFailed(f"{recipe.name} changes nothing: none of the model's operators has an integer form.")
+            raise RecipeFailed("changes nothing: none of the model's operators has an integer form")
         return _slim(made)
 
     def _weights(self, recipe: WeightsRecipe) -> onnx.ModelProto:
@@ -82,9 +82,7 @@ class Quantizer:
         if _opset(model) < _AXIS_OPSET:
             model = onnx.version_converter.convert_version(model, _AXIS_OPSET)
         if not quantize_weights(model, smallest=recipe.smallest):
-            raise RecipeFailed(
-                f"{recipe.name} changes nothing: no layer of the model has {recipe.smallest} float32 weights or more."
-            )
+            raise RecipeFailed(f"changes nothing: no layer of the model has {recipe.smallest} float32 weights or more")
         return _slim(model)
 
     def _prepare(self) -> onnx.ModelProto:
@@ -111,6 +109,12 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships
     def get_next(self) -> Batch | None:
         """The next batch, or None after the last."""
         return next(self._batches, None)
+
+
+def _first_line(error: Exception) -> str:
+    """What a tool says, without the names of this run's temporary files: reports are the same in every run."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"\S*/(edgeward-convert-|ort\.quant\.)\S*", "the model", text).rstrip(".")
 
 
 def _slim(model: onnx.ModelProto) -> onnx.ModelProto:

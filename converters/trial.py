@@ -39,7 +39,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Trial:
-    """A variant that was tried. `fault` says why it may not ship; where it could not even run, the rest is None."""
+    """A variant that was tried. `fault` goes on after its name and says why it may not ship; empty where it may.
+
+    Where it could not even run, the rest is None.
+    """
 
     recipe: Recipe
     fault: str
@@ -56,7 +59,7 @@ def attempt(recipe: Recipe, quantizer: Quantizer, reference: Reference, *, work:
     path = work / f"{recipe.name}.onnx"
     try:
         path.write_bytes(quantizer.apply(recipe))
-        model = load_variant(path, recipe.name, recipe.session_options)
+        model = load_variant(path, recipe.session_options)
     except RecipeFailed as error:
         return Trial(recipe, fault=str(error))
     try:
@@ -83,13 +86,13 @@ def _over_budget(quality: Quality, reference: Reference, budget: float) -> str:
         lost = before - quality.accuracy
         if lost > budget + 1e-9:
             return (
-                f"loses {lost * 100:.2f} points of accuracy ({before:.4f} to {quality.accuracy:.4f}); budget {budget * 100:g}."
+                f"loses {lost * 100:.2f} points of accuracy ({before:.4f} to {quality.accuracy:.4f}); budget {budget * 100:g}"
             )
     elif quality.agreement is not None:
         if 1 - quality.agreement > budget + 1e-9:
-            return f"gives another class than float for {1 - quality.agreement:.2%} of the samples; budget {budget:.2%}."
+            return f"gives another class than float for {1 - quality.agreement:.2%} of the samples; budget {budget:.2%}"
     elif quality.sqnr_db < VALUES_SQNR_DB:
-        return f"is noisy: {quality.sqnr_db:.1f} dB below its signal, where {VALUES_SQNR_DB:g} dB are wanted."
+        return f"is noisy: {quality.sqnr_db:.1f} dB below its signal, where {VALUES_SQNR_DB:g} dB are wanted"
     return ""
 
 
