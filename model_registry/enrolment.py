@@ -36,9 +36,9 @@ RESERVED: Final = frozenset({EVERYONE, "central"})
 
 @dataclass(frozen=True, slots=True)
 class NewClaim:
-    """A claim as it is given to a person, once. `expires` is epoch seconds."""
+    """A claim as it is given to a person, once: `claim` is the token, `expires` epoch seconds."""
 
-    token: str
+    claim: str
     device: str | None
     uses: int
     replace: bool

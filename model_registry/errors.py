@@ -71,10 +71,6 @@ class AccessRefused(RegistryError):
     """The bearer token is missing or wrong."""
 
 
-class BundleChanged(RegistryError):
-    """A file of the bundle is not the one that its manifest describes. Convert again; do not publish this."""
-
-
 class KeysMissing(RegistryError):
     """A signing key is not where it was looked for, or is not the one that the repository trusts."""
 

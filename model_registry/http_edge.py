@@ -6,18 +6,21 @@ every refusal has the one shape `{"error": {"code", "message", "hint"}}`.
 
 from __future__ import annotations
 
+import copy
 import hmac
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 from anyio import from_thread
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import Receive, Scope, Send
 
 from fleet_protocol.errors import InvalidName, LimitExceeded, ProtocolError
 from model_registry import errors
@@ -105,14 +108,31 @@ class Edge:
 
         return self._made("PUT", path, answer, public=False)
 
-    def _made(self, method: str, path: str, answer: Callable[[Request], object], *, public: bool) -> Route:
+    def guarded(self, routes: Iterable[BaseRoute]) -> list[BaseRoute]:
+        """Somebody else's routes, behind the same token."""
+        return [self._guarded(route) for route in routes]
+
+    def _guarded(self, route: BaseRoute) -> BaseRoute:
+        assert isinstance(route, (Route, Mount))
+        inner, made = route.app, copy.copy(route)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                self._check(Headers(scope=scope).get("authorization", ""))
+            except errors.AccessRefused as error:
+                await refusal(error)(scope, receive, send)
+            else:
+                await inner(scope, receive, send)
+
+        made.app = app
+        return made
+
+    def _made(self, method: str, path: str, answer: Callable[[Request], Awaitable[Response]], *, public: bool) -> Route:
         async def endpoint(request: Request) -> Response:
             try:
                 if not public:
                     self._check(request.headers.get("authorization", ""))
-                response = await answer(request)  # type: ignore[misc]  # every answer above is a coroutine function
-                assert isinstance(response, Response)
-                return response
+                return await answer(request)
             except (errors.RegistryError, ProtocolError) as error:
                 return refusal(error)
             except ClientDisconnect:

@@ -140,7 +140,7 @@ def describe(records: Records, record: RolloutRecord) -> dict[str, object]:
         "step": rollout.step,
         "max_failures": rollout.max_failures,
         "state": rollout.state,
-        "reason": rollout.reason,
+        "detail": rollout.reason,
         "created": record.created,
         "updated": record.updated,
         "counts": {
@@ -148,17 +148,27 @@ def describe(records: Records, record: RolloutRecord) -> dict[str, object]:
             "assigned": sum(device.name in rollout.reached for device in inside),
             **{each: counts[each] for each in ("committed", "failed", "pending", "offline", "waiting")},
         },
-        "devices": [
-            {"name": device.name, "state": verdicts[device.name], "detail": _detail(rollout, device)} for device in inside
-        ],
+        "devices": [_describe_device(rollout, device, verdicts[device.name]) for device in inside],
+    }
+
+
+def _describe_device(rollout: Rollout, device: DeviceView, verdict: planner.Verdict) -> dict[str, object]:
+    report = device.report
+    running = None if report is None else report.running
+    return {
+        "device": device.name,
+        "state": verdict,
+        "outcome": verdict if verdict in ("committed", "failed") else "pending",
+        "phase": "unknown" if report is None else report.phase,
+        "progress": 0.0 if report is None else report.progress,
+        "running": None if running is None else running.version,
+        "detail": _detail(rollout, device),
     }
 
 
 def _detail(rollout: Rollout, device: DeviceView) -> str:
     refused = planner.refusal(rollout, device)
-    if refused is not None:
-        return f"{refused.phase}: {refused.reason}"
-    return "" if device.report is None else device.report.phase
+    return "" if refused is None else f"{refused.phase}: {refused.reason}"
 
 
 def _published(records: Records, model: str, version: str) -> str:

@@ -7,6 +7,7 @@ where they are missing, renews what grows old, and names the piece that is damag
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ from model_registry.catalogue import Catalogue, open_catalogue
 from model_registry.coordinator import Coordinator
 from model_registry.enrolment import Enrolment
 from model_registry.errors import Damaged
+from model_registry.http_edge import Edge
 from model_registry.layout import Layout
 from model_registry.publication import Publication
 from model_registry.rollouts import Rollouts
@@ -102,6 +104,10 @@ class Registry:
         """The HTTP API."""
         return self._prepared.api.routes()
 
+    def guarded(self, routes: Iterable[BaseRoute]) -> list[BaseRoute]:
+        """Routes of other parts behind the operator's token."""
+        return Edge(self.operator_token).guarded(routes)
+
     def attach(self, transport: Transport) -> None:
         """Subscribe everything; before the transport starts."""
         parts = self._prepared
@@ -117,6 +123,12 @@ class Registry:
         self._prepared.coordinator.start()
         if self._worker is not None:
             self._worker.start()
+
+    def work_once(self) -> None:
+        """One round of all that the threads do, for callers that start none (simulations)."""
+        self._prepared.coordinator.work(0)
+        if self._worker is not None:
+            self._worker.serve_waiting()
 
     def stop(self) -> None:
         """End all threads and close the database. Safe to call at any time, and twice."""
