@@ -1,0 +1,56 @@
+"""What ships, in which order, and the reason that people read."""
+
+from __future__ import annotations
+
+import pytest
+
+from converters.choice import Candidate, choose
+from converters.errors import SettingsRejected
+
+
+def candidates(static: Candidate | None = None, weights: Candidate | None = None) -> list[Candidate]:
+    return [
+        Candidate("float32", latency_ratio=1.0),
+        static or Candidate("int8-static", latency_ratio=0.9),
+        weights or Candidate("int8-weights", latency_ratio=1.0),
+    ]
+
+
+def test_int8_arithmetic_comes_first_when_it_is_not_slower() -> None:
+    choice = choose(candidates(), "auto")
+    assert choice.order == ("int8-static", "int8-weights", "float32")
+    assert choice.reason == "int8-static first: within the accuracy budget and not slower than float."
+
+
+def test_a_difference_within_the_noise_does_not_count_as_slower() -> None:
+    assert choose(candidates(static=Candidate("int8-static", latency_ratio=1.09)), "auto").order[0] == "int8-static"
+
+
+def test_slower_arithmetic_comes_after_float_with_the_reason() -> None:
+    choice = choose(candidates(static=Candidate("int8-static", latency_ratio=1.3)), "auto")
+    assert choice.order == ("int8-weights", "float32", "int8-static")
+    assert "int8-static was slower than float" in choice.reason
+
+
+def test_a_variant_out_of_budget_is_left_out_with_the_reason() -> None:
+    choice = choose(candidates(static=Candidate("int8-static", fault="loses 3 points")), "auto")
+    assert choice.order == ("int8-weights", "float32")
+    assert "int8-static loses 3 points" in choice.reason
+
+
+def test_float_alone_ships_when_nothing_else_may() -> None:
+    faulty = [Candidate(name, fault="answers NaN") for name in ("int8-static", "int8-weights")]
+    choice = choose(candidates(*faulty), "auto")
+    assert choice.order == ("float32",)
+    assert choice.reason == "float32 first; int8-static answers NaN, and int8-weights answers NaN."
+
+
+def test_what_was_asked_for_comes_first_even_when_it_is_slower() -> None:
+    choice = choose(candidates(static=Candidate("int8-static", latency_ratio=2.0)), "int8-static")
+    assert choice.order[0] == "int8-static"
+    assert set(choice.order) == {"int8-static", "int8-weights", "float32"}
+
+
+def test_what_may_not_ship_cannot_be_asked_for() -> None:
+    with pytest.raises(SettingsRejected, match="int8-static cannot be preferred: it loses 3 points"):
+        choose(candidates(static=Candidate("int8-static", fault="loses 3 points")), "int8-static")
