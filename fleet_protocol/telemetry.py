@@ -88,20 +88,35 @@ def encode_frame(frame: Frame) -> bytes:
     return payload
 
 
+def frame_name(payload: bytes) -> tuple[str, int]:
+    """Boot (32 hex digits) and sequence of a frame whose body may be anything. Raises `ProtocolError`.
+
+    What can be named can be acknowledged, even when it counts for nothing: its sender need not send it again.
+    """
+    _, boot, sequence = _read_header(payload)
+    return boot.hex(), sequence
+
+
 def decode_frame(payload: bytes) -> Frame:
     """Raises `ProtocolError`, whatever the bytes are; inflates at most `limits.TELEMETRY_INFLATED_BYTES`."""
     if len(payload) > limits.MESSAGE_BYTES:
         raise LimitExceeded(f"telemetry frame has {len(payload)} bytes; at most {limits.MESSAGE_BYTES} are read")
-    if len(payload) < _HEADER.size:
-        raise MalformedMessage(f"telemetry frame has {len(payload)} bytes; its header alone has {_HEADER.size}")
-    magic, lane, boot, sequence = _HEADER.unpack_from(payload)
-    if magic != _MAGIC or sequence > _LARGEST_SEQUENCE:
-        raise MalformedMessage("telemetry frame has no valid header")
+    lane, boot, sequence = _read_header(payload)
     try:
         kind = Lane(lane)
     except ValueError as error:
         raise MalformedMessage(f"telemetry frame names the unknown lane {lane}") from error
     return Frame(lane=kind, boot=boot, sequence=sequence, body=_inflate(payload[_HEADER.size :]))
+
+
+def _read_header(payload: bytes) -> tuple[int, bytes, int]:
+    """Lane, boot and sequence."""
+    if len(payload) < _HEADER.size:
+        raise MalformedMessage(f"telemetry frame has {len(payload)} bytes; its header alone has {_HEADER.size}")
+    magic, lane, boot, sequence = _HEADER.unpack_from(payload)
+    if magic != _MAGIC or sequence > _LARGEST_SEQUENCE:
+        raise MalformedMessage("telemetry frame has no valid header")
+    return lane, boot, sequence
 
 
 def _inflate(deflated: bytes) -> bytes:
