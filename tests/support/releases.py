@@ -88,7 +88,7 @@ def _describe(path: Path, chunk_size: int) -> Descriptor:
     return describe(path, name=path.name, media_type="application/octet-stream", chunk_size=chunk_size)
 
 
-def question(seed: int = 0) -> dict[str, np.ndarray]:  # type: ignore[type-arg]  # any numbers
+def question(seed: int = 0) -> dict[str, np.ndarray]:
     """One good request to a release of `make_release`."""
     return {"pixels": models.samples(1, seed=seed)[0]}
 

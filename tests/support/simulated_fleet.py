@@ -27,7 +27,7 @@ from device_agent.slots import Slots
 from device_agent.trust import Director, Releases
 from device_agent.worker import Job
 from fleet_io.simulated import SimulatedBroker, SimulatedTransport
-from fleet_protocol import topics
+from fleet_protocol import codec, topics
 from fleet_protocol.digests import digest_of
 from fleet_protocol.states import Assignment, DesiredState, ReportedState, decode_reported
 from fleet_protocol.telemetry import Acknowledged
@@ -35,8 +35,7 @@ from fleet_protocol.transfer import Answer
 from model_registry import director as registry_director
 from model_registry.blobs import DirectoryBlobStore
 from model_registry.worker import ChunkWorker, WorkerLimits
-from runtime import ModelHost
-from runtime import trial
+from runtime import ModelHost, trial
 from runtime.gate import GateRequest, GateVerdict, judge
 from tests.support.releases import Release, SignedMetadata, Signers
 
@@ -220,7 +219,7 @@ class SimulatedDevice:
         around = Surroundings(
             transport=self.transport,
             worker=self.worker,
-            performer=CrashingPerformer(parts, Bounds(), lambda work, result: self.dies_after_work(work, result)),
+            performer=CrashingPerformer(parts, Bounds(), self._dies_after),
             host=self.host,
             journal=self.journal,
             slots=self.slots,
@@ -257,7 +256,7 @@ class SimulatedDevice:
         """Be the backend that has everything."""
         boot = digest_of(f"{self.name} {self.boots - 1}".encode())[7:39]
         answer = Acknowledged(boot=boot, sequences=tuple(range(1000)))
-        self.agent.handle(inputs.Acknowledgement(_encoded(answer)))
+        self.agent.handle(inputs.Acknowledgement(codec.encode(answer)))
 
     def state(self, model: str = "digits") -> ModelState:
         return self.agent.states[model]
@@ -300,13 +299,10 @@ class SimulatedDevice:
                 self.history.append(each.phase)
         return self.dies_after_save(entry)
 
+    def _dies_after(self, work: Work, result: Result) -> bool:
+        return self.dies_after_work(work, result)
+
     def _close(self) -> None:
         self.outbox.close()
         for each in self.host.identities():
             self.host.deactivate(each.model)
-
-
-def _encoded(answer: Acknowledged) -> bytes:
-    from fleet_protocol import codec
-
-    return codec.encode(answer)

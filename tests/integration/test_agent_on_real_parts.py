@@ -1,0 +1,97 @@
+"""The agent as a process of its own, against the registry and Mosquitto with TLS."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.support.real_fleet import AgentProcess, RealFleet, agent_process, real_fleet
+from tests.support.releases import make_release, question
+from tests.support.waiting import until
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealFleet]:
+    with real_fleet(tmp_path_factory.mktemp("fleet")) as made:
+        for version, seed, damages in (("1.0.0", 0, (0.0,)), ("1.1.0", 1, (0.0,)), ("1.2.0", 2, (1.0,))):
+            made.publish(make_release(made.directory / "bundles", version, seed=seed, damages=damages))
+        yield made
+
+
+def committed(fleet: RealFleet, device: str, version: str) -> bool:
+    model = fleet.model_of(device)
+    return bool(model and model["phase"] == "idle" and model["running"] and model["running"]["version"] == version)
+
+
+def test_a_release_reaches_a_device_and_answers_requests(fleet: RealFleet) -> None:
+    with agent_process(fleet, "kitchen") as agent:
+        fleet.roll_out("1.0.0")
+        until(lambda: committed(fleet, "kitchen", "1.0.0"), "kitchen runs 1.0.0")
+        assert agent.infer(question())["model_version"] == "1.0.0"
+        assert agent.stop() == 0
+
+
+def test_requests_are_answered_without_a_failure_while_a_better_release_comes_and_a_broken_one_is_refused(
+    fleet: RealFleet,
+) -> None:
+    with agent_process(fleet, "porch") as agent:
+        fleet.roll_out("1.0.0")
+        until(lambda: committed(fleet, "porch", "1.0.0"), "porch runs 1.0.0")
+        traffic = Traffic(agent)
+        traffic.start()
+        fleet.roll_out("1.1.0")
+        until(lambda: committed(fleet, "porch", "1.1.0"), "porch runs 1.1.0")
+        broken = fleet.roll_out("1.2.0")
+        until(lambda: fleet.rollout(broken)["state"] != "running", "the rollout of the broken release ends")
+        until(lambda: committed(fleet, "porch", "1.1.0"), "porch is at rest")
+        versions = traffic.stop()
+        refused = fleet.model_of("porch")["refused"]
+        assert traffic.failures == []
+        assert versions == {"1.0.0", "1.1.0"}
+        assert [(each["version"], each["phase"]) for each in refused] == [("1.2.0", "gating")]
+        assert fleet.rollout(broken)["state"] == "failed"
+
+
+def test_a_killed_agent_answers_again_before_the_network_is_there(fleet: RealFleet) -> None:
+    with agent_process(fleet, "cellar") as agent:
+        fleet.roll_out("1.0.0")
+        until(lambda: committed(fleet, "cellar", "1.0.0"), "cellar runs 1.0.0")
+        agent.kill()
+        fleet.broker.kill()
+        try:
+            agent.start()
+            assert agent.infer(question())["model_version"] == "1.0.0"
+        finally:
+            fleet.broker.stop()
+            fleet.broker.start()
+        fleet.roll_out("1.1.0")
+        until(lambda: committed(fleet, "cellar", "1.1.0"), "cellar follows again after the broker came back")
+
+
+class Traffic:
+    """One application that asks without a pause."""
+
+    def __init__(self, agent: AgentProcess) -> None:
+        self.failures: list[str] = []
+        self._agent = agent
+        self._versions: set[str] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> set[str]:
+        self._stopping.set()
+        self._thread.join(10)
+        return self._versions
+
+    def _ask(self) -> None:
+        while not self._stopping.wait(0.005):
+            try:
+                self._versions.add(self._agent.infer(question())["model_version"])
+            except (httpx.HTTPError, KeyError) as error:
+                self.failures.append(repr(error))
