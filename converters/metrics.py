@@ -46,7 +46,7 @@ def wilson(successes: int, count: int) -> Interval:
     p, z2 = successes / count, _Z * _Z
     middle = (p + z2 / (2 * count)) / (1 + z2 / count)
     half = _Z * math.sqrt(p * (1 - p) / count + z2 / (4 * count * count)) / (1 + z2 / count)
-    return Interval(max(0.0, middle - half), min(1.0, middle + half))
+    return Interval(max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)))
 
 
 def paired_difference(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Interval:

@@ -23,7 +23,7 @@ PIXELS = (TensorSpec(name="pixels", datatype="FP32", shape=(-1, 4)),)
 
 
 def save(path: Path, **arrays: NDArray[Any]) -> Path:
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=True, **arrays)
     return path
 
 
@@ -210,7 +210,7 @@ def numbered(count: int) -> Dataset:
 def numbers(data: Dataset) -> list[int]:
     assert data.labels is not None
     assert data.inputs["pixels"][:, 0].astype(np.int64).tolist() == data.labels.tolist()
-    return data.labels.tolist()
+    return [int(number) for number in data.labels]
 
 
 @given(count=st.integers(SAMPLES_AT_LEAST, 3000), seed=st.integers(0, 2**32))

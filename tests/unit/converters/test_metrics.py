@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.metrics import all_finite, looks_like_probabilities, paired_difference, wilson, worst_sqnr_db
+from converters.metrics import Outputs, all_finite, looks_like_probabilities, paired_difference, wilson, worst_sqnr_db
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_a_paired_difference_sees_a_loss() -> None:
 
 
 def test_the_worst_output_counts() -> None:
-    reference = {"a": np.ones(10, np.float32), "b": np.ones(10, np.float32), "c": np.arange(10)}
-    outputs = {"a": np.ones(10, np.float32), "b": np.full(10, 1.1, np.float32), "c": np.zeros(10, np.int64)}
+    reference: Outputs = {"a": np.ones(10, np.float32), "b": np.ones(10, np.float32), "c": np.arange(10)}
+    outputs: Outputs = {"a": np.ones(10, np.float32), "b": np.full(10, 1.1, np.float32), "c": np.zeros(10, np.int64)}
     assert worst_sqnr_db(reference, outputs) == pytest.approx(20.0, abs=0.01)
 
 

@@ -1,0 +1,127 @@
+"""Running and judging variants; latency by a stopwatch of our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converters.calibration import make_dataset
+from converters.errors import DataRejected, RecipeFailed, SourceRejected
+from converters.evaluation import batch_size, class_output, judge, latencies, latency_ratio, load_source, run
+from fleet_protocol.tensors import TensorSpec
+from runtime import load
+from tests.support.models import custom_operator, identity, linear_classifier, samples, two_inputs
+
+SCORES = (TensorSpec(name="y", datatype="FP32", shape=(-1, 3)),)
+LABELS = np.array([0, 1, 2])
+PROBABILITIES = {"y": np.eye(3, dtype=np.float32)}
+LOGITS = {"y": np.eye(3, dtype=np.float32) * 9}
+
+
+def test_outputs_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    model = load(linear_classifier(tmp_path / "m.onnx"), threads=1)
+    data = make_dataset({"pixels": samples(33)[0]}, model.inputs)
+    one, many = run(model, data, batch=1), run(model, data, batch=16)
+    assert one["scores"].shape == (33, 10)
+    np.testing.assert_allclose(one["scores"], many["scores"], atol=1e-5)
+
+
+def test_several_inputs_and_outputs_run(tmp_path: Path) -> None:
+    model = load(two_inputs(tmp_path / "m.onnx"))
+    data = make_dataset({name: np.ones((5, 2), np.float32) for name in ("left", "right")}, model.inputs)
+    assert {name: values.shape for name, values in run(model, data, batch=2).items()} == {"total": (5, 2), "largest": (5,)}
+
+
+def test_a_fixed_batch_of_one_runs_sample_by_sample(tmp_path: Path) -> None:
+    model = load(identity(tmp_path / "m.onnx", shape=(1, 4)))
+    size = batch_size(model.inputs, tmp_path / "m.onnx")
+    data = make_dataset({"x": np.arange(12, dtype=np.float32).reshape(3, 4)}, model.inputs)
+    assert size == 1
+    np.testing.assert_array_equal(run(model, data, batch=size)["y"], data.inputs["x"])
+
+
+@pytest.mark.parametrize("shape", [(8, 4), ()])
+def test_an_input_without_a_free_first_axis_is_refused(shape: tuple[int, ...]) -> None:
+    spec = TensorSpec(name="x", datatype="FP32", shape=shape)
+    with pytest.raises(SourceRejected, match="fixes its first axis"):
+        batch_size((spec,), Path("m.onnx"))
+
+
+def test_a_custom_operator_is_refused_with_the_users_own_path(tmp_path: Path) -> None:
+    path = custom_operator(tmp_path / "work.onnx")
+    with pytest.raises(SourceRejected, match=r"^mine\.onnx cannot be run") as caught:
+        load_source(path, Path("mine.onnx"))
+    assert str(path) not in str(caught.value)
+
+
+def test_probabilities_and_labels_make_classes_and_bare_values_do_not() -> None:
+    assert class_output(SCORES, PROBABILITIES, None) == "y"
+    assert class_output(SCORES, LOGITS, LABELS) == "y"
+    assert class_output(SCORES, LOGITS, None) is None
+
+
+def test_class_numbers_are_classes() -> None:
+    spec = TensorSpec(name="y", datatype="INT64", shape=(-1,))
+    assert class_output((spec,), {"y": np.array([2, 0])}, None) == "y"
+
+
+def test_a_label_beyond_the_models_classes_is_named() -> None:
+    with pytest.raises(DataRejected, match=r"has the label 3, but .* has 3 classes, 0 to 2"):
+        class_output(SCORES, LOGITS, np.array([0, 1, 3]))
+
+
+def test_labels_for_a_model_that_gives_no_classes_are_refused() -> None:
+    spec = TensorSpec(name="y", datatype="FP32", shape=(-1, 1))
+    with pytest.raises(DataRejected, match="no row of class scores"):
+        class_output((spec,), {"y": np.zeros((3, 1), np.float32)}, LABELS)
+
+
+def test_quality_counts_against_labels_and_float() -> None:
+    outputs = {"y": np.eye(3, dtype=np.float32)[[0, 1, 1]]}
+    quality = judge(PROBABILITIES, outputs, LABELS, "y")
+    assert quality.accuracy == pytest.approx(2 / 3)
+    assert quality.agreement == pytest.approx(2 / 3)
+    assert quality.right is not None
+    assert quality.right.tolist() == [True, True, False]
+
+
+def test_nan_is_no_answer() -> None:
+    with pytest.raises(RecipeFailed, match="answers NaN or infinity"):
+        judge(PROBABILITIES, {"y": np.full((3, 3), np.nan, np.float32)}, LABELS, "y")
+
+
+class Workshop:
+    """A stopwatch, and models whose calls move it on by known seconds; the machine gets slower with every round."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slowness = 1.0
+
+    def read(self) -> float:
+        return self.now
+
+    def model(self, seconds: float) -> object:
+        def call(inputs: object) -> dict[str, object]:
+            self.now += seconds * self.slowness
+            self.slowness *= 1.001
+            return {}
+
+        return call
+
+
+def test_latency_is_compared_round_by_round_so_that_a_slowing_machine_does_not_matter() -> None:
+    workshop = Workshop()
+    data = make_dataset({"x": np.zeros((4, 1), np.float32)}, (TensorSpec(name="x", datatype="FP32", shape=(-1, 1)),))
+    models = {"float32": workshop.model(0.010), "int8": workshop.model(0.012)}
+    measured = latencies(models, data, seconds=1.0, stopwatch=workshop.read)  # type: ignore[arg-type]  # calls are all it takes
+    assert latency_ratio(measured, "int8", "float32") == pytest.approx(1.2, rel=0.01)
+    assert len(measured["int8"]) == len(measured["float32"]) >= 7
+
+
+def test_timing_stops_after_the_time_it_was_given() -> None:
+    workshop = Workshop()
+    data = make_dataset({"x": np.zeros((4, 1), np.float32)}, (TensorSpec(name="x", datatype="FP32", shape=(-1, 1)),))
+    measured = latencies({"float32": workshop.model(0.5)}, data, seconds=1.0, stopwatch=workshop.read)  # type: ignore[dict-item]
+    assert len(measured["float32"]) == 7
