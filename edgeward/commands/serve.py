@@ -1,0 +1,56 @@
+"""`edgeward serve`: one model on localhost, until it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+
+import click
+
+from edgeward import terminal
+from runtime import ModelHost
+from runtime.server import LocalServer
+from runtime.sources import find
+
+
+@click.command()
+@click.argument("model", metavar="BUNDLE_OR_MODEL", type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one.")
+@click.option("--address", default="127.0.0.1", show_default=True, help="Address to listen on. There is no authentication.")
+@click.option("--variant", help="Variant of a bundle.  [default: the publisher's first]")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of one inference.  [default: the engine's]")
+@terminal.json_option
+def command(model: Path, port: int, address: str, variant: str | None, threads: int | None, *, as_json: bool) -> None:
+    """Answer requests for one model over HTTP: the Open Inference Protocol v2, JSON.
+
+    Serves a bundle directory, or an .onnx or .tflite file, until Ctrl-C or SIGTERM. With --json, stdout says where it
+    listens.
+
+    \b
+    Examples:
+      edgeward serve digits-1.0.0
+      edgeward serve model.onnx --port 0 --json
+      curl http://127.0.0.1:8000/v2/models/digits
+    """
+    source = find(model, variant=variant)
+    host = ModelHost()
+    host.activate(source.identity, source.load(threads=threads), source.labels)
+    served = host.describe(source.identity.model)
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    server = LocalServer(host, address=address, port=port)
+    server.start()
+    try:
+        name = source.identity.model
+        if as_json:
+            terminal.print_json({"url": server.url, "model": name, "version": source.identity.version, "engine": served.engine})
+        terminal.err.print(
+            f"[bold green]Serving {name} {source.identity.version}[/] ({source.identity.variant}, {served.engine})"
+        )
+        terminal.err.print(f"  POST {server.url}/v2/models/{name}/infer · stop with Ctrl-C")
+        stopping.wait()
+    finally:
+        server.stop()
+        host.deactivate(source.identity.model)

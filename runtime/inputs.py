@@ -1,0 +1,74 @@
+"""Reads one request for a model from a file that a person wrote: `.npy`, `.npz` or `.json`.
+
+Such files are forgiven what a program would not be: a missing batch axis, and numbers of another width (float64 for FP32).
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from fleet_protocol.tensors import NUMPY_NAMES, TensorSpec
+from runtime import oip
+from runtime.engine import Array
+from runtime.errors import InvalidInput
+
+_BROKEN: Final = (ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, msgspec.MsgspecError, RecursionError)
+
+Value = object
+"""An array, or nested lists out of JSON."""
+
+
+def read(path: Path, specs: tuple[TensorSpec, ...]) -> dict[str, Array]:
+    """The arrays of a request, by input name, as near to `specs` as they can be brought without losing anything.
+
+    `.npz` holds an array for each input; `.npy` the only one; `.json` an object of nested lists by input name, the nested
+    lists of the only input, or a whole request of the Open Inference Protocol. Raises `InvalidInput`.
+    """
+    try:
+        values = _values(path)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}. Check the path.") from error
+    except _BROKEN as error:
+        raise InvalidInput(f"{path} cannot be read as {path.suffix or 'a file without a suffix'}: {error}.") from error
+    if not isinstance(values, Mapping):
+        if len(specs) != 1:
+            wanted = ", ".join(spec.name for spec in specs)
+            raise InvalidInput(f"{path} holds one array and the model has the inputs {wanted}. Use .npz with their names.")
+        values = {specs[0].name: values}
+    known = {spec.name: spec for spec in specs}
+    return {name: _fitted(name, value, known.get(name)) for name, value in values.items()}
+
+
+def _values(path: Path) -> Mapping[str, Value] | Value:
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    if path.suffix == ".npy":
+        array: Array = np.load(path, allow_pickle=False)
+        return array
+    if path.suffix == ".json":
+        content = path.read_bytes()
+        tree = msgspec.json.decode(content)
+        return oip.decode_request(content).inputs if isinstance(tree, dict) and isinstance(tree.get("inputs"), list) else tree
+    raise InvalidInput(f"{path} is none of .npy, .npz and .json. Save the input as one of these.")
+
+
+def _fitted(name: str, value: Value, spec: TensorSpec | None) -> Array:
+    """The value as the array that the spec wants, where that loses nothing; else as it is, for the model to refuse."""
+    dtype = np.dtype(NUMPY_NAMES[spec.datatype]) if spec else None
+    try:
+        array = value if isinstance(value, np.ndarray) else np.asarray(value, None if dtype is None else dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidInput(f"Input {name} is no array of {spec.datatype if spec else 'numbers'}: {error}.") from error
+    if spec is None or dtype is None:
+        return array
+    if array.dtype != dtype and np.can_cast(array.dtype, dtype, "same_kind"):
+        array = array.astype(dtype)
+    return array[np.newaxis] if array.ndim == len(spec.shape) - 1 else array

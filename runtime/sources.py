@@ -1,0 +1,102 @@
+"""What a person points at, a bundle directory or a bare model file, as something that can be loaded.
+
+A bundle's file is loaded only when it is the one that its manifest names: size, then digest, then the engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from fleet_protocol import digests, limits
+from fleet_protocol.errors import ProtocolError
+from fleet_protocol.manifest import MANIFEST_FILE, Manifest, Variant, decode_manifest
+from runtime.engine import format_of
+from runtime.errors import ModelRejected
+from runtime.host import ModelIdentity
+from runtime.model import Model, load
+
+UNRELEASED: Final = "0.0.0"
+"""The version of a bare file, which is of no release."""
+
+_PIECE_BYTES: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model file that was found, who it is, and how it wants to be opened."""
+
+    path: Path
+    identity: ModelIdentity
+    session_options: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+
+    def load(self, *, threads: int | None = None) -> Model:
+        """Open it. Raises `ModelRejected`."""
+        return load(self.path, session_options=self.session_options, threads=threads)
+
+
+def find(path: Path, *, variant: str | None = None) -> Source:
+    """The named variant of a bundle directory (None: the one that the publisher prefers), or a bare model file.
+
+    Raises `ModelRejected`.
+    """
+    if (path / MANIFEST_FILE).is_file():
+        return _from_bundle(path, variant)
+    if path.is_dir():
+        raise ModelRejected(f"{path} is a directory without {MANIFEST_FILE}. Give a bundle directory or a model file.")
+    if variant is not None:
+        raise ModelRejected(f"{path} is a bare model file, which has no variants. Leave out the variant, or give a bundle.")
+    form = format_of(path)
+    name = re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower()).strip("-_")[:63] or "model"
+    return Source(path, ModelIdentity(name, UNRELEASED, _digest(path), form))
+
+
+def _from_bundle(directory: Path, name: str | None) -> Source:
+    manifest, content = _manifest(directory)
+    variant = manifest.variants[0] if name is None else manifest.variant(name)
+    if variant is None:
+        there = ", ".join(each.name for each in manifest.variants)
+        raise ModelRejected(f"{directory} has no variant {name!r}. It has: {there}.")
+    identity = ModelIdentity(manifest.model, manifest.version, digests.digest_of(content), variant.name)
+    return Source(_checked_file(directory, variant), identity, variant.session_options, manifest.labels)
+
+
+def _manifest(directory: Path) -> tuple[Manifest, bytes]:
+    path = directory / MANIFEST_FILE
+    try:
+        with path.open("rb") as file:
+            content = file.read(limits.MANIFEST_BYTES + 1)
+        return decode_manifest(content), content
+    except OSError as error:
+        raise ModelRejected(f"{path} cannot be read: {error.strerror}.") from error
+    except ProtocolError as error:
+        raise ModelRejected(f"{path} is not a manifest: {error}. Convert or fetch the bundle again.") from error
+
+
+def _checked_file(directory: Path, variant: Variant) -> Path:
+    path = directory / variant.file.path
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise ModelRejected(f"{path} leads out of its bundle. Fetch the bundle again.")
+    format_of(path)
+    size = path.stat().st_size
+    if size != variant.file.size:
+        raise ModelRejected(f"{path} has {size} bytes; the manifest says {variant.file.size}. Fetch the bundle again.")
+    if _digest(path) != variant.file.digest:
+        raise ModelRejected(f"{path} is not the file that the manifest names: its digest differs. Fetch the bundle again.")
+    return path
+
+
+def _digest(path: Path) -> str:
+    def pieces() -> Iterator[bytes]:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                yield piece
+
+    try:
+        return digests.digest_of_stream(pieces())
+    except OSError as error:
+        raise ModelRejected(f"{path} cannot be read: {error.strerror}.") from error
