@@ -12,7 +12,12 @@ from edgeward import connection, terminal
 
 @click.group("claim", short_help="Make the token with which a device enrols.")
 def command() -> None:
-    """Make the token with which a device enrols."""
+    """Make the token with which a device enrols.
+
+    \b
+    Examples:
+      edgeward claim create --device camera-7
+    """
 
 
 @command.command("create")

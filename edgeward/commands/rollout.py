@@ -29,7 +29,14 @@ def read_shares(_context: click.Context, _parameter: click.Parameter, value: str
 
 @click.group("rollout", short_help="Bring a release to a cohort, and watch it.")
 def command() -> None:
-    """Bring a release to a cohort of devices, step by step, and watch it."""
+    """Bring a release to a cohort of devices, step by step, and watch it.
+
+    \b
+    Examples:
+      edgeward rollout start digits 1.1.0 --cohort all
+      edgeward rollout status 1 --watch
+      edgeward rollout abort 1
+    """
 
 
 @command.command("start")

@@ -1,0 +1,313 @@
+"""Rollouts through the real registry over a simulated broker: what devices are told follows from what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+from securesystemslib.signer import Key
+
+from fleet_protocol import topics
+from fleet_protocol.states import Assignment
+from model_registry import director
+from tests.support.registry_world import RegistryWorld, TalkingDevice, registry_world, runs
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[RegistryWorld]:
+    with registry_world(tmp_path) as made:
+        yield made
+
+
+def request_pem() -> str:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "whatever")])
+    made = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    return made.public_bytes(Encoding.PEM).decode()
+
+
+def join(world: RegistryWorld, *names: str) -> list[TalkingDevice]:
+    """Enrol devices and connect them."""
+    claim = world.claim(uses=len(names))
+    joined = []
+    for name in names:
+        body = {"device": name, "claim": claim, "csr": request_pem()}
+        key = world.ask("POST", "/v1/enrolments", status=201, json=body)["director_key"]
+        device = TalkingDevice(name, world.broker, Key.from_dict(key.pop("keyid"), key))
+        device.connect()
+        joined.append(device)
+    world.settle()
+    return joined
+
+
+def start(world: RegistryWorld, version: str, **more: Any) -> int:
+    begun = world.ask("POST", "/v1/rollouts", status=201, json={"model": "digits", "version": version, **more})
+    world.settle()
+    return int(begun["id"])
+
+
+def state(world: RegistryWorld, rollout: int) -> str:
+    world.settle()
+    return str(world.ask("GET", f"/v1/rollouts/{rollout}")["state"])
+
+
+def all_on(world: RegistryWorld, devices: list[TalkingDevice], version: str) -> None:
+    """Bring a version to every device."""
+    rollout = start(world, version)
+    for device in devices:
+        device.run()
+    assert state(world, rollout) == "succeeded"
+
+
+def test_a_rollout_reaches_devices_by_a_signed_word_and_succeeds_on_their_word(world: RegistryWorld) -> None:
+    bundle = world.release()
+    devices = join(world, "a", "b")
+    rollout = start(world, "1.0.0")
+    assert [each.assigned["digits"].manifest for each in devices] == [bundle.digest] * 2
+    devices[0].run()
+    assert state(world, rollout) == "running"
+    devices[1].run()
+    assert state(world, rollout) == "succeeded"
+
+
+def test_a_refused_release_takes_all_devices_back_to_what_they_ran(world: RegistryWorld) -> None:
+    old = world.release(version="1.0.0")
+    world.release(version="1.1.0", content=b"other weights")
+    devices = join(world, "a", "b", "c")
+    all_on(world, devices, "1.0.0")
+    rollout = start(world, "1.1.0")
+    devices[0].run()
+    devices[1].refuse(instead=Assignment(model="digits", version="1.0.0", manifest=old.digest))
+    assert state(world, rollout) == "failed"
+    assert {each.assigned["digits"].manifest for each in devices} == {old.digest}
+    shown = world.ask("GET", f"/v1/rollouts/{rollout}")
+    assert "b in phase gating: gate: too wrong" in shown["detail"]
+    outcomes = {each["device"]: each["outcome"] for each in shown["devices"]}
+    assert outcomes == {"a": "committed", "b": "failed", "c": "pending"}
+
+
+def test_the_first_release_that_fails_leaves_devices_with_nothing(world: RegistryWorld) -> None:
+    world.release()
+    (device,) = join(world, "a")
+    rollout = start(world, "1.0.0")
+    device.refuse()
+    assert state(world, rollout) == "failed"
+    assert device.assigned == {}
+
+
+def test_steps_wait_for_the_devices_of_the_step_before(world: RegistryWorld) -> None:
+    world.release()
+    devices = join(world, "a", "b", "c", "d")
+    start(world, "1.0.0", steps=[0.5, 1.0])
+    first = [each for each in devices if each.told]
+    assert len(first) == 2
+    for device in first:
+        device.run()
+    world.settle()
+    assert all(each.told for each in devices)
+
+
+def test_a_device_that_joins_later_gets_what_its_cohort_runs(world: RegistryWorld) -> None:
+    bundle = world.release()
+    all_on(world, join(world, "a"), "1.0.0")
+    (late,) = join(world, "late")
+    assert late.assigned["digits"].manifest == bundle.digest
+
+
+def test_a_device_that_comes_back_is_told_again(world: RegistryWorld) -> None:
+    world.release()
+    (device,) = join(world, "a")
+    start(world, "1.0.0")
+    device.transport.cut()
+    world.broker.retained.clear()  # the broker was killed; its memory is only a hint
+    device.told.clear()
+    device.session = "s2"
+    device.connect()
+    world.settle()
+    assert device.assigned["digits"].version == "1.0.0"
+
+
+def test_after_the_registry_reconnects_every_device_is_told_again_without_a_new_sequence(world: RegistryWorld) -> None:
+    world.release()
+    (device,) = join(world, "a")
+    start(world, "1.0.0")
+    before = device.told[-1]
+    world.broker.retained.clear()
+    world.transport.stop()
+    world.transport.start()
+    world.settle()
+    assert device.told[-1] == before
+    assert topics.device("a", "desired") in world.broker.retained
+    assert topics.META_TIMESTAMP in world.broker.retained
+
+
+def test_a_restarted_registry_goes_on_with_the_rollout_where_it_was(world: RegistryWorld) -> None:
+    world.release()
+    devices = join(world, "a", "b")
+    rollout = start(world, "1.0.0")
+    devices[0].run()
+    world.settle()
+    world.again()
+    devices[1].run()
+    assert state(world, rollout) == "succeeded"
+
+
+def test_a_rollout_that_starts_while_the_broker_is_away_is_told_when_it_is_back(world: RegistryWorld) -> None:
+    world.release()
+    (device,) = join(world, "a")
+    world.transport.stop()
+    start(world, "1.0.0")
+    assert device.told == []
+    world.transport.start()
+    world.settle()
+    assert device.assigned["digits"].version == "1.0.0"
+
+
+def test_a_newer_rollout_supersedes_the_one_that_runs(world: RegistryWorld) -> None:
+    world.release(version="1.0.0")
+    world.release(version="1.1.0", content=b"other weights")
+    (device,) = join(world, "a")
+    first = start(world, "1.0.0")
+    second = start(world, "1.1.0")
+    assert state(world, first) == "superseded"
+    device.run()
+    assert state(world, second) == "succeeded"
+    assert device.assigned["digits"].version == "1.1.0"
+
+
+def test_an_aborted_rollout_takes_its_devices_back_and_cannot_be_aborted_again(world: RegistryWorld) -> None:
+    world.release(version="1.0.0")
+    world.release(version="1.1.0", content=b"other weights")
+    devices = join(world, "a", "b")
+    all_on(world, devices, "1.0.0")
+    rollout = start(world, "1.1.0")
+    assert world.ask("POST", f"/v1/rollouts/{rollout}/abort")["state"] == "aborted"
+    world.settle()
+    assert {each.assigned["digits"].version for each in devices} == {"1.0.0"}
+    refused = world.ask("POST", f"/v1/rollouts/{rollout}/abort", status=409)
+    assert refused["error"]["code"] == "rollout_refused"
+
+
+def test_a_failed_release_that_is_rolled_out_again_is_a_new_attempt(world: RegistryWorld) -> None:
+    world.release()
+    (device,) = join(world, "a")
+    start(world, "1.0.0")
+    device.refuse()
+    world.settle()
+    again = start(world, "1.0.0")
+    assert device.assigned["digits"].attempt == 1
+    assert state(world, again) == "running"
+    device.run()
+    assert state(world, again) == "succeeded"
+
+
+def test_an_operator_may_let_one_device_try_again(world: RegistryWorld) -> None:
+    world.release()
+    devices = join(world, "a", "b")
+    rollout = start(world, "1.0.0", max_failures=1)
+    devices[0].refuse()
+    world.settle()
+    assert world.ask("POST", "/v1/devices/a/retry") == {"retried": ["digits"]}
+    world.settle()
+    assert devices[0].assigned["digits"].attempt == 1
+    devices[0].run()
+    devices[1].run()
+    assert state(world, rollout) == "succeeded"
+    assert world.ask("POST", "/v1/devices/a/retry") == {"retried": []}
+
+
+def test_a_report_that_speaks_for_another_device_is_dropped(world: RegistryWorld) -> None:
+    world.release()
+    devices = join(world, "a", "b")
+    rollout = start(world, "1.0.0")
+    devices[0].run()
+    devices[0].report(runs(devices[1].assigned["digits"]), speaks_for="b")
+    assert state(world, rollout) == "running"
+
+
+def test_reports_of_strangers_and_of_nonsense_are_dropped(world: RegistryWorld) -> None:
+    world.release()
+    join(world, "a")
+    stranger = TalkingDevice("stranger", world.broker, None)  # type: ignore[arg-type]  # it is never told anything
+    stranger.connect()
+    stranger.report()
+    for payload in (b"", b"{}", b"\xff" * 100, b"[" * 1000, b'{"device":"a"}'):
+        stranger.transport.publish(topics.device("a", "reported"), payload, qos=1)
+        stranger.transport.publish(topics.device("a", "status"), payload, qos=1)
+    world.settle()
+    assert [each["name"] for each in world.ask("GET", "/v1/devices")["devices"]] == ["a"]
+
+
+def test_an_older_report_of_the_same_boot_changes_nothing(world: RegistryWorld) -> None:
+    world.release()
+    (device,) = join(world, "a")
+    rollout = start(world, "1.0.0")
+    device.sequence = 5
+    device.report()
+    device.sequence = 2
+    device.run()
+    assert state(world, rollout) == "running"
+    device.boot, device.sequence = "1" * 32, 0
+    device.run()
+    assert state(world, rollout) == "succeeded"
+
+
+def test_the_will_of_an_older_session_does_not_end_a_newer_one(world: RegistryWorld) -> None:
+    (device,) = join(world, "a")
+    device.session = "s2"
+    device.say_status(online=True)
+    device.say_status(online=False, session="s1")
+    world.settle()
+    assert world.ask("GET", "/v1/devices/a")["online"] is True
+    device.say_status(online=False)
+    world.settle()
+    assert world.ask("GET", "/v1/devices/a")["online"] is False
+
+
+def test_words_to_devices_are_renewed_long_before_they_expire(world: RegistryWorld) -> None:
+    world.release()
+    (device,) = join(world, "a")
+    start(world, "1.0.0")
+    before = device.told[-1]
+    world.clock.forward(director.VALID_S * 0.6)
+    world.settle()
+    after = device.told[-1]
+    assert after.sequence == before.sequence + 1
+    assert after.expires > before.expires
+    assert after.assignments == before.assignments
+
+
+def test_the_fleet_never_shows_success_for_a_device_that_runs_something_else(world: RegistryWorld) -> None:
+    old = world.release(version="1.0.0")
+    world.release(version="1.1.0", content=b"other weights")
+    devices = join(world, "a", "b")
+    all_on(world, devices, "1.0.0")
+    start(world, "1.1.0", max_failures=1)
+    devices[0].run()
+    devices[1].refuse(instead=Assignment(model="digits", version="1.0.0", manifest=old.digest))
+    world.settle()
+    shown = {each["name"]: each["models"][0] for each in world.ask("GET", "/v1/devices")["devices"]}
+    assert shown["a"]["committed"] is True
+    assert shown["b"]["committed"] is False
+    assert shown["b"]["running"]["version"] == "1.0.0"
+    assert shown["b"]["desired"]["version"] == "1.1.0"
+    assert shown["b"]["refused"][0]["reason"] == "gate: too wrong"
+
+
+def test_a_device_at_work_shows_its_phase(world: RegistryWorld) -> None:
+    world.release()
+    (device,) = join(world, "a")
+    rollout = start(world, "1.0.0")
+    working = msgspec.structs.replace(runs(device.assigned["digits"]), phase="probation", progress=1.0)
+    device.report(working)
+    world.settle()
+    shown = world.ask("GET", f"/v1/rollouts/{rollout}")["devices"][0]
+    assert (shown["state"], shown["phase"]) == ("pending", "probation")
