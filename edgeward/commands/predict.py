@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from rich.markup import escape
 
 from edgeward import terminal
 from runtime import Inference, Model, ModelHost, inputs
@@ -84,7 +85,9 @@ def _show(source: Source, opened: Model, answer: Inference) -> None:
         if len(rows) > _SHOWN_SAMPLES:
             terminal.out.print(f"… and {len(rows) - _SHOWN_SAMPLES} samples more; --json shows all.")
     else:
-        values = [(name, each.dtype.name, list(each.shape), np.array2string(each)) for name, each in answer.outputs.items()]
+        values = [
+            (name, each.dtype.name, list(each.shape), escape(np.array2string(each))) for name, each in answer.outputs.items()
+        ]
         terminal.out.print(terminal.table("", ("output", "type", "shape", "values"), values))
     if not answer.finite:
         terminal.err.print("[bold red]The answer holds NaN or infinity.[/]")

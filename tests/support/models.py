@@ -51,7 +51,7 @@ def linear_classifier(
 
     `damage` is the share in [0, 1] of weights that are replaced by large noise.
     """
-    weights, bias = _linear_weights(seed, features, classes)
+    weights, bias = linear_weights(seed, features, classes)
     nodes = [helper.make_node("Gemm", [input_name, "weights", "bias"], ["logits" if softmax else output_name], transB=1)]
     if softmax:
         nodes.append(helper.make_node("Softmax", ["logits"], [output_name], axis=1))
@@ -70,7 +70,7 @@ def mlp_classifier(
     """The same task through a hidden layer with ReLU: Gemm, Relu, Gemm, Softmax. `pixels` to `scores`."""
     projection = np.linalg.qr(np.random.default_rng(7).normal(size=(max(hidden, features), features)))[0][:hidden]
     mirrored = np.concatenate([projection, -projection]).astype(np.float32)
-    weights, bias = _linear_weights(seed, features, classes)
+    weights, bias = linear_weights(seed, features, classes)
     second = np.concatenate([weights @ projection.T, -weights @ projection.T], axis=1).astype(np.float32)
     nodes = [
         helper.make_node("Gemm", ["pixels", "weights1", "bias1"], ["hidden"], transB=1),
@@ -232,7 +232,7 @@ def write_golden(
 
 def scores(inputs: NDArray[np.float32], *, seed: int = 0, classes: int = CLASSES) -> NDArray[np.float32]:
     """What `linear_classifier(seed=seed)` answers, computed by numpy: float32[samples, classes]."""
-    weights, bias = _linear_weights(seed, inputs.shape[1], classes)
+    weights, bias = linear_weights(seed, inputs.shape[1], classes)
     logits = inputs @ weights.T + bias
     grown = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(grown / grown.sum(axis=1, keepdims=True), np.float32)
@@ -244,7 +244,7 @@ def linear_golden(path: Path, *, count: int = 64, seed: int = 0, labels: bool = 
     return write_golden(path, {"pixels": inputs}, {"scores": scores(inputs, seed=seed)}, truth if labels else None)
 
 
-def _linear_weights(seed: int, features: int, classes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def linear_weights(seed: int, features: int, classes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Nearest centre as a linear map, soft enough that scores are not all 0 or 1, with a seed's own small noise."""
     points = centres(features, classes).astype(np.float64)
     noise = np.random.default_rng(seed).normal(scale=0.02, size=points.shape)
