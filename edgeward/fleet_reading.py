@@ -44,8 +44,9 @@ def state_of(model: ModelOnDevice, *, online: bool) -> str:
         said = f"fetching {model.progress:.0%}"
     if model.state == "refused":
         said = f"refused {model.wanted}"
-    colour = COLOURS.get(model.state, "cyan") if online else "dim"
-    return f"[{colour}]{said}[/]" if online else f"[{colour}]{said} when last heard[/]"
+    if not online and model.state != "unknown":
+        return f"[dim]was {said}[/]"
+    return f"[{COLOURS.get(model.state, 'cyan')}]{said}[/]"
 
 
 def presence_of(device: DeviceView, now: float) -> str:

@@ -99,4 +99,4 @@ def _convert(kind: type[C], values: dict[str, object], sources: dict[str, str]) 
 def _as_path(kind: type[object], value: object) -> object:
     if kind is Path and isinstance(value, str | Path):
         return Path(value)
-    raise msgspec.ValidationError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
+    raise TypeError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
