@@ -104,10 +104,13 @@ def connect(data: Path) -> Connection:
 
 def _read(answer: httpx.Response) -> Any:  # noqa: ANN401
     if answer.is_success:
-        return answer.json() if answer.content else {}
+        try:
+            return answer.json() if answer.content else {}
+        except ValueError as error:
+            raise ServerRefused(f"{answer.url} answered something else than JSON; is it an Edgeward server?") from error
     try:
-        error = answer.json()["error"]
-        refusal = ServerRefused(error["message"], code=error["code"], status=answer.status_code, hint=error.get("hint", ""))
+        said = answer.json()["error"]
+        refusal = ServerRefused(said["message"], code=said["code"], status=answer.status_code, hint=said.get("hint", ""))
     except (ValueError, KeyError, TypeError):
         refusal = ServerRefused(f"The central side answered {answer.status_code}.", status=answer.status_code)
     raise refusal

@@ -14,8 +14,17 @@ from rich.table import Table
 
 F = TypeVar("F", bound=Callable[..., object])
 
-out: Final = Console(highlight=False)
-err: Final = Console(stderr=True, highlight=False)
+PIPE_WIDTH: Final = 120
+"""Columns where there is no terminal to ask."""
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+
+
+out: Final = _console(stderr=False)
+err: Final = _console(stderr=True)
 
 JsonValue = dict[str, "JsonValue"] | list["JsonValue"] | str | int | float | bool | None
 

@@ -37,17 +37,16 @@ def command(*, name: str | None, data_dir: Path, as_json: bool) -> None:
     now = SystemClock().now()
     with contextlib.closing(connection.connect(data_dir)) as central:
         if name is None:
-            _show_all(read_devices(central), now, as_json=as_json)
+            devices = read_devices(central)
+            terminal.print_json({"devices": devices}) if as_json else show_fleet(devices, now)
         else:
             known = central.request("GET", f"/v1/devices/{quote(name, safe='')}")
             reported = central.request("GET", f"/v1/telemetry/devices/{known['name']}")
             _show_one(known, reported, now, as_json=as_json)
 
 
-def _show_all(devices: list[DeviceView], now: float, *, as_json: bool) -> None:
-    if as_json:
-        terminal.print_json({"devices": devices})
-        return
+def show_fleet(devices: list[DeviceView], now: float) -> None:
+    """The table of all devices, and beneath it what each refused last."""
     if not devices:
         terminal.out.print("No device has enrolled yet. Make a claim for one with `edgeward claim create`.")
         return

@@ -1,0 +1,92 @@
+"""`edgeward up` on one machine: starts, stops, goes on, and says why when it cannot."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from edgeward.broker import free_port, listens
+from tests.support.central_side import CentralSide, central_side, edgeward, wait_until
+
+
+@pytest.fixture
+def central(tmp_path: Path) -> Iterator[CentralSide]:
+    with central_side(tmp_path / "central") as made:
+        yield made
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_stops_cleanly_and_leaves_nothing_running(tmp_path: Path, number: int) -> None:
+    with central_side(tmp_path / "central") as central:
+        broker = central.broker_pid()
+        assert central.stop(number) == 0
+        assert not psutil.pid_exists(broker)
+        assert not listens("127.0.0.1", central.api_port)
+
+
+def test_it_goes_on_where_it_was_when_it_is_started_again(central: CentralSide) -> None:
+    profile = (central.data / "operator.json").read_bytes()
+    started = central.request("GET", "/v1/audit")["entries"]
+    central.request("POST", "/v1/claims", json={"device": "shelf-1"})
+    central.stop()
+    central.start()
+    assert (central.data / "operator.json").read_bytes() == profile
+    assert len(central.request("GET", "/v1/audit")["entries"]) == len(started) + 1
+
+
+def test_killed_with_9_it_starts_again_although_its_broker_was_left_behind(central: CentralSide) -> None:
+    broker = central.broker_pid()
+    central.stop(signal.SIGKILL)
+    assert psutil.pid_exists(broker)
+    central.start()
+    assert central.broker_pid() != broker
+    assert not psutil.pid_exists(broker) or psutil.Process(broker).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_broker_that_was_killed_is_started_again(central: CentralSide) -> None:
+    broker = central.broker_pid()
+    psutil.Process(broker).kill()
+    wait_until(lambda: central.broker_pid() != broker and listens("127.0.0.1", central.mqtt_port), "a new broker listens")
+    wait_until(lambda: central.request("GET", "/v1/broker")["clients_connected"] >= 1, "the central side is connected again")
+
+
+def test_a_second_one_on_the_same_directory_is_refused_and_the_first_goes_on(central: CentralSide) -> None:
+    second = edgeward("up", "--data-dir", str(central.data), "--api-port", str(free_port()), "--mqtt-port", str(free_port()))
+    assert second.returncode == 1
+    assert "in use by another `edgeward up`" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert central.answers()
+
+
+@pytest.mark.parametrize("taken", ["--api-port", "--mqtt-port"])
+def test_a_port_that_is_taken_is_named(tmp_path: Path, taken: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        ports = {"--api-port": str(free_port()), "--mqtt-port": str(free_port())} | {taken: port}
+        refused = edgeward("up", "--data-dir", str(tmp_path / "central"), *(word for pair in ports.items() for word in pair))
+    assert refused.returncode == 1
+    assert f"127.0.0.1:{port}: Address already in use" in refused.stderr
+    assert "choose another port" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_wrong_setting_is_named_with_what_is_allowed(tmp_path: Path) -> None:
+    refused = edgeward("up", "--data-dir", str(tmp_path / "central"), "--api-port", "99999")
+    assert refused.returncode == 1
+    assert "api_port" in refused.stderr
+    assert "65535" in refused.stderr
+
+
+def test_without_the_operators_token_nothing_is_told(central: CentralSide) -> None:
+    import httpx
+
+    with httpx.Client(base_url=central.url, verify=False) as stranger:
+        for path in ("/v1/models", "/v1/devices", "/v1/rollouts", "/v1/telemetry/models", "/v1/broker"):
+            assert stranger.get(path).status_code == 401, path

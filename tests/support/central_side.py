@@ -1,0 +1,115 @@
+"""`edgeward up` as a process of its own, for tests that need the whole central side."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeward import connection
+from edgeward.broker import free_port
+from edgeward.errors import FrontDoorError
+from fleet_io.clock import SystemClock
+
+WAIT_S = 60.0
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, timeout_s: float = WAIT_S) -> None:
+    """Wait until `condition` holds, or fail with `what`."""
+    clock, pause = SystemClock(), threading.Event()
+    deadline = clock.monotonic() + timeout_s
+    while not condition():
+        assert clock.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
+        pause.wait(0.05)
+
+
+@dataclass
+class CentralSide:
+    """One data directory, and the process that serves it."""
+
+    data: Path
+    api_port: int
+    mqtt_port: int
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.api_port}"
+
+    def spawn(self) -> subprocess.Popen[str]:
+        """Start `edgeward up` on this directory and these ports, without waiting."""
+        ports = ["--api-port", str(self.api_port), "--mqtt-port", str(self.mqtt_port)]
+        return subprocess.Popen(
+            [sys.executable, "-m", "edgeward", "up", "--data-dir", str(self.data), *ports],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self) -> None:
+        """Start and wait until the API answers."""
+        self.process = self.spawn()
+        drain(self.process)
+        wait_until(self.answers, "the central side answers")
+
+    def answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, "the central side ended"
+        with contextlib.suppress(FrontDoorError), contextlib.closing(connection.connect(self.data)) as central:
+            return bool(central.request("GET", "/healthz"))
+        return False
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, wait for the end, and return the exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        status = self.process.wait(30)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+        return status
+
+    def request(self, method: str, path: str, **arguments: Any) -> Any:
+        with contextlib.closing(connection.connect(self.data)) as central:
+            return central.request(method, path, **arguments)
+
+    def broker_pid(self) -> int:
+        return int((self.data / "broker" / "mosquitto.pid").read_text())
+
+
+def drain(process: subprocess.Popen[str]) -> None:
+    """Read what the process says, so that it never waits for a reader."""
+
+    def read() -> None:
+        assert process.stderr is not None
+        with contextlib.suppress(ValueError):
+            for _line in process.stderr:
+                pass
+
+    threading.Thread(target=read, daemon=True).start()
+
+
+def edgeward(*arguments: str, timeout_s: float = WAIT_S) -> subprocess.CompletedProcess[str]:
+    """One command, as a user runs it."""
+    return subprocess.run([sys.executable, "-m", "edgeward", *arguments], capture_output=True, text=True, timeout=timeout_s)
+
+
+@contextmanager
+def central_side(data: Path) -> Iterator[CentralSide]:
+    """A central side that answers, ended with the block."""
+    made = CentralSide(data, free_port(), free_port())
+    made.start()
+    try:
+        yield made
+    finally:
+        assert made.process is not None
+        if made.process.poll() is None:
+            made.stop()
+        elif made.process.stderr is not None:
+            made.process.stderr.close()
