@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from fleet_io.clock import Clock, SystemClock
 from fleet_protocol.telemetry import ModelUsage
@@ -36,8 +36,7 @@ class ModelIdentity:
     variant: str
 
 
-@dataclass(frozen=True, slots=True)
-class Inference:
+class Inference(NamedTuple):
     """One answer. `finite` is False when an output holds NaN or infinity: counted as an error, and not to be trusted."""
 
     outputs: dict[str, Array]
@@ -71,6 +70,7 @@ class _Room:
     """Whether the model ends with this room; not when the next room took it over."""
 
     def is_over(self) -> bool:
+        """Whether nobody is inside any more and the model can be closed."""
         return self.retired and self.owns and not self.users
 
 
@@ -114,12 +114,12 @@ class ModelHost:
             finite = all_finite(outputs)
             classes = room.usage.classes_of(outputs) if finite else None
         except InvalidInput:
-            self._leave(room, failed="invalid_input")
+            self._leave_failed(room, "invalid_input")
             raise
         except BaseException:
-            self._leave(room, failed="failed")
+            self._leave_failed(room, "failed")
             raise
-        self._leave(room, seconds=seconds, classes=classes)
+        self._leave(room, seconds, classes)
         return Inference(outputs, room.identity, finite)
 
     def describe(self, model_name: str, *, version: str | None = None) -> Served:
@@ -178,16 +178,21 @@ class ModelHost:
             room.users += 1
         return room
 
-    def _leave(
-        self, room: _Room, *, failed: ErrorKind | None = None, seconds: float = 0.0, classes: list[int] | None = None
-    ) -> None:
+    def _leave(self, room: _Room, seconds: float, classes: list[int] | None) -> None:
+        """Out of the room with an answer; `classes` None: one that is not finite."""
         with self._lock:
-            if failed is not None:
-                room.usage.failed(failed)
-            elif classes is None:
+            if classes is None:
                 room.usage.not_finite(seconds)
             else:
                 room.usage.answered(seconds, classes)
+            room.users -= 1
+            over = room.is_over()
+        if over:
+            room.model.close()
+
+    def _leave_failed(self, room: _Room, kind: ErrorKind) -> None:
+        with self._lock:
+            room.usage.failed(kind)
             room.users -= 1
             over = room.is_over()
         if over:

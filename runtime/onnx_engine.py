@@ -47,6 +47,7 @@ CONFIG_ENTRIES: Final = frozenset(
         "session.disable_quant_qdq",
         "session.dynamic_block_base",
         "session.enable_quant_qdq_cleanup",
+        "session.force_spinning_stop",
         "session.inter_op.allow_spinning",
         "session.intra_op.allow_spinning",
         "session.qdq_matmulnbits_accuracy_level",
@@ -76,17 +77,22 @@ class OnnxEngine:
         options = _options(session_options, threads)
         check_external_data(path)
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=[PROVIDER])
+            session = ort.InferenceSession(str(path), options, providers=[PROVIDER])
         except Exception as error:  # onnxruntime's errors have no common root
             raise ModelRejected(f"{path} is not a model that onnxruntime {ort.__version__} can load: {_said(error)}") from error
-        self.inputs = tuple(_spec(node, path) for node in self._session.get_inputs())
-        self.outputs = tuple(_spec(node, path) for node in self._session.get_outputs())
+        self.inputs = tuple(_spec(node, path) for node in session.get_inputs())
+        self.outputs = tuple(_spec(node, path) for node in session.get_outputs())
+        self._session = session
+        # What `session.run` would look up or make for every call. One RunOptions may serve any number of runs at once.
+        self._run = session._sess.run  # noqa: SLF001  # `run` around it checks again what `Model` has checked: a quarter of a small run
+        self._output_names = [spec.name for spec in self.outputs]
+        self._run_options = _quiet_run()
         self.description = f"onnxruntime {ort.__version__}, CPU"
 
     def run(self, inputs: dict[str, Array]) -> list[Array]:
         """See `Engine`."""
         try:
-            answers: list[Array] = self._session.run(None, inputs)
+            answers: list[Array] = self._run(self._output_names, inputs, self._run_options)
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise InvalidInput(f"onnxruntime refuses the inputs: {_said(error)}") from error
         except Exception as error:  # onnxruntime's errors have no common root
@@ -95,7 +101,13 @@ class OnnxEngine:
 
     def close(self) -> None:
         """See `Engine`. The session's memory goes with its last reference."""
-        del self._session
+        del self._run, self._session
+
+
+def _quiet_run() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.log_severity_level = _LOG_NOTHING
+    return options
 
 
 def _options(given: Mapping[str, str], threads: int | None) -> ort.SessionOptions:
