@@ -26,7 +26,7 @@ from model_registry.fleet_records import Device
 from model_registry.http_edge import SMALL_BODY, Call, Edge, Reply
 from model_registry.publication import Publication
 from model_registry.rollout import Release
-from model_registry.rollouts import RolloutRequest, Rollouts
+from model_registry.rollout_control import RolloutControl, RolloutRequest
 
 OPERATOR: Final = "operator"
 RELEASE_BODY: Final = 4 * limits.METADATA_BYTES
@@ -60,7 +60,7 @@ class ClaimBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RolloutBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A rollout to start; see `rollouts.RolloutRequest`."""
+    """A rollout to start; see `rollout_control.RolloutRequest`."""
 
     model: str
     version: str
@@ -82,7 +82,7 @@ class Api:
     blobs: BlobStore
     publication: Publication
     enrolment: Enrolment
-    rollouts: Rollouts
+    rollouts: RolloutControl
     coordinator: Coordinator
 
     def routes(self) -> list[BaseRoute]:

@@ -114,7 +114,7 @@ class Records:
         return None if row is None else self._rollout(row)
 
     def rollouts(self, *, state: str | None = None, model: str | None = None) -> list[RolloutRecord]:
-        """Rollouts in a state or of a model, oldest first."""
+        """RolloutControl in a state or of a model, oldest first."""
         query = select(rollouts).order_by(rollouts.c.id)
         if state is not None:
             query = query.where(rollouts.c.state == state)

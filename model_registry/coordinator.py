@@ -23,7 +23,7 @@ from model_registry import rollout as planner
 from model_registry.catalogue import Catalogue, Records
 from model_registry.fleet_records import Desired
 from model_registry.publication import Publication
-from model_registry.rollouts import keep, views
+from model_registry.rollout_control import keep, views
 from model_registry.trust import TIMESTAMP_FILE
 
 log = logging.getLogger(__name__)

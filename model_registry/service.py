@@ -29,7 +29,7 @@ from model_registry.errors import Damaged
 from model_registry.http_edge import Edge
 from model_registry.layout import Layout
 from model_registry.publication import Publication
-from model_registry.rollouts import Rollouts
+from model_registry.rollout_control import RolloutControl
 from model_registry.worker import ChunkWorker, WorkerLimits
 
 CENTRAL_NAME: Final = authority.CENTRAL_NAME
@@ -165,7 +165,7 @@ class Registry:
             blobs=blobs,
             publication=publication,
             enrolment=Enrolment(catalogue, issuer, clock, certificate_days=settings.device_certificate_days),
-            rollouts=Rollouts(catalogue, clock, coordinator.wake),
+            rollouts=RolloutControl(catalogue, clock, coordinator.wake),
             coordinator=coordinator,
         )
         return _Parts(catalogue, blobs, publication, coordinator, api)

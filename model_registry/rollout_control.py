@@ -1,4 +1,4 @@
-"""Rollouts as the operator sees them: start one, watch it, abort it, let a device try again.
+"""RolloutControl as the operator sees them: start one, watch it, abort it, let a device try again.
 
 Here stand the questions to the database; what follows from the answers is decided in `rollout`. Whoever changes something calls
 `wake`, so that the coordinator, which alone speaks to devices, looks at once.
@@ -31,7 +31,7 @@ class RolloutRequest:
     max_failures: int = 0
 
 
-class Rollouts:
+class RolloutControl:
     """Starts, lists and ends rollouts."""
 
     def __init__(self, catalogue: Catalogue, clock: Clock, wake: Callable[[], None]) -> None:
