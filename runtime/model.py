@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from fleet_protocol.tensors import DYNAMIC, NUMPY_NAMES, TensorSpec
+from fleet_protocol.tensors import NUMPY_NAMES, TensorSpec
 from runtime.engine import Array, Engine, open_engine
 from runtime.errors import InferenceFailed, InvalidInput
 
@@ -34,8 +34,9 @@ class Model:
         self.inputs: Final = engine.inputs
         self.outputs: Final = engine.outputs
         self.engine: Final = engine.description
-        self._wanted = {spec.name: _Wanted(spec) for spec in engine.inputs}
+        self._wanted = tuple((spec.name, _Wanted(spec)) for spec in engine.inputs)
         self._output_names = tuple(spec.name for spec in engine.outputs)
+        self._only_output = self._output_names[0] if len(self._output_names) == 1 else None
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name. `inputs` holds exactly one array for each of `self.inputs`, of its type and shape.
@@ -45,17 +46,27 @@ class Model:
         engine = self._engine
         if engine is None:
             raise InferenceFailed("This model is closed. Load it again.")
-        wanted = self._wanted
-        if len(inputs) != len(wanted):
+        if len(inputs) != len(self._wanted):
             raise _wrong_names(inputs, self.inputs)
+        fitting = inputs if type(inputs) is dict else None
+        for name, want in self._wanted:
+            array = inputs.get(name)
+            if type(array) is not _ndarray or array.dtype is not want.dtype or array.shape != want.last_shape:
+                fitting = None
+        answers = engine.run(fitting or self._checked(inputs))
+        if self._only_output is not None:
+            return {self._only_output: answers[0]}
+        return dict(zip(self._output_names, answers, strict=True))
+
+    def _checked(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The inputs, each looked at closely. Raises `InvalidInput`."""
         checked = {}
-        for name, array in inputs.items():
-            want = wanted.get(name)
-            if want is None:
+        for name, want in self._wanted:
+            array = inputs.get(name)
+            if array is None:
                 raise _wrong_names(inputs, self.inputs)
-            fits = type(array) is _ndarray and array.dtype is want.dtype and array.shape == want.last_shape
-            checked[name] = array if fits else want.check(array)
-        return dict(zip(self._output_names, engine.run(checked)))  # noqa: B905  # the engine gives one for each; strict costs
+            checked[name] = want.check(array)
+        return checked
 
     def close(self) -> None:
         """Let go of the engine. Calls that are under way end well; later ones raise `InferenceFailed`."""
@@ -113,13 +124,15 @@ class _Wanted:
         if array.dtype.byteorder not in "=|" and not array.dtype.isnative:
             came = f"{came} of foreign byte order"
         return InvalidInput(
-            f"Input {self._spec.name} is {came}; wanted {self._spec.describe()}. Convert it with array.astype({self._dtype.name!r})."
+            f"Input {self._spec.name} is {came}; wanted {self._spec.describe()}. "
+            f"Convert it with array.astype({self._dtype.name!r})."
         )
 
     def _check_texts(self, array: Array) -> None:
         for element in array.flat:
             if not isinstance(element, str):  # onnxruntime would take bytes for their repr()
-                raise InvalidInput(f"Input {self._spec.name} holds a {type(element).__name__}; wanted str, {self._spec.describe()}.")
+                name, came = self._spec.name, type(element).__name__
+                raise InvalidInput(f"Input {name} holds a {came}; wanted str, {self._spec.describe()}.")
 
 
 def _wrong_names(inputs: Mapping[str, Array], specs: tuple[TensorSpec, ...]) -> InvalidInput:
