@@ -155,7 +155,7 @@ def _accuracy(quality: Quality | None, before: Quality | None) -> AccuracyReport
 def _majority(labels: NDArray[np.int64] | None) -> float | None:
     if labels is None or not len(labels):
         return None
-    return float(np.bincount(labels).max() / len(labels))
+    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
 
 
 def variant_file(name: str) -> str:

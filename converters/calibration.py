@@ -32,6 +32,7 @@ SAMPLES_AT_LEAST: Final = 32
 """Fewer cannot be split into calibration, golden and held-out samples that each say anything."""
 EVALUATION_AT_LEAST: Final = 8
 
+_LABEL_AT_MOST: Final = 2**31
 _DATA_BYTES: Final = 4 * 1024**3
 _DEFLATE_RATIO: Final = 1100
 """Deflate cannot shrink anything further than 1032 times."""
@@ -183,6 +184,8 @@ def _fit_labels(values: Array, count: int, what: str) -> NDArray[np.int64]:
         raise DataRejected(f"{what}: {LABEL!r} has shape {list(values.shape)}; {count} samples need the shape [{count}].")
     if values.size and int(values.min()) < 0:
         raise DataRejected(f"{what}: {LABEL!r} holds {int(values.min())}; classes count from 0.")
+    if values.size and int(values.max()) > _LABEL_AT_MOST:
+        raise DataRejected(f"{what}: {LABEL!r} holds {int(values.max())}; no model has so many classes.")
     return values.astype(np.int64)
 
 

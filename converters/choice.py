@@ -27,7 +27,7 @@ class Candidate:
     name: str
     fault: str = ""
     latency_ratio: float | None = None
-    """Median latency over float's, on the machine that converted; None where it was not measured."""
+    """Latency over float's, on the machine that converted; None where it was not measured or may not decide."""
 
     @property
     def slower(self) -> bool:

@@ -7,7 +7,6 @@ lives in a module of its own; here stands only the order, and what one step hand
 from __future__ import annotations
 
 import platform
-import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import runtime
 from converters import assembly, evaluation
 from converters.calibration import EVALUATION_AT_LEAST, Array, Dataset, load_dataset, make_dataset, split
 from converters.choice import SLOWER, Candidate, Choice, choose
-from converters.errors import AccuracyRefused, DataRejected, RecipeFailed, SourceRejected
+from converters.errors import AccuracyRefused, DataRejected, RecipeFailed, SettingsRejected, SourceRejected
 from converters.metrics import all_finite
 from converters.parity import PAGE_FILE, PARITY_FILE, TIMING_FILE, Timing, VariantTiming, encode_report
 from converters.parity_page import render
@@ -141,6 +140,7 @@ class _Conversion:
         if not all_finite(golden) or not all_finite(outputs):
             raise SourceRejected(f"{self._source.path} answers NaN or infinity on the data. Check its weights and its scaling.")
         classes = evaluation.class_output(model.outputs, outputs, parts.held_out.labels)
+        _check_names(self._settings.classes, None if classes is None else outputs[classes])
         return Reference(parts=parts, batch=batch, golden=golden, held_out=outputs, classes=classes)
 
     def _check_accuracy(self, reference: Reference) -> None:
@@ -175,17 +175,14 @@ class _Conversion:
             engine=models[FLOAT.name].engine,
             machine=platform.machine(),
             variants={
-                name: VariantTiming(
-                    seconds=statistics.median(seconds),
-                    ratio_to_float=round(evaluation.latency_ratio(measured, name, FLOAT.name), 3),
-                )
+                name: VariantTiming(seconds=seconds, ratio_to_float=round(seconds / measured[FLOAT.name], 3))
                 for name, seconds in measured.items()
             },
         )
 
     def _write(self, model: runtime.Model, reference: Reference, trials: Sequence[Trial], timing: Timing, data: str) -> Bundle:
         self._progress("writing the bundle", 0.95)
-        settings, ratios = self._settings, {name: each.ratio_to_float for name, each in timing.variants.items()}
+        settings, ratios = self._settings, _ratios(timing, self._settings.prefer)
         choice = choose(
             [Candidate(trial.recipe.name, trial.fault, ratios.get(trial.recipe.name)) for trial in trials], settings.prefer
         )
@@ -225,6 +222,17 @@ class _Conversion:
 
 def _dataset(given: Data, specs: tuple[TensorSpec, ...]) -> Dataset:
     return load_dataset(given, specs) if isinstance(given, Path) else make_dataset(given, specs)
+
+
+def _check_names(names: tuple[str, ...], answers: Array | None) -> None:
+    if names and (answers is None or (answers.ndim == 2 and answers.shape[1] != len(names))):
+        told = "no classes" if answers is None else f"{answers.shape[1]} classes"
+        raise SettingsRejected(f"{len(names)} class names were given, but the model tells {told}.")
+
+
+def _ratios(timing: Timing, prefer: Preference) -> dict[str, float]:
+    """Latencies over float's, as far as they may decide: not where a person has decided already, so that bytes repeat."""
+    return {name: each.ratio_to_float for name, each in timing.variants.items()} if prefer == "auto" else {}
 
 
 def _in_order(trials: Sequence[Trial], choice: Choice) -> list[Trial]:

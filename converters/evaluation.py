@@ -5,7 +5,6 @@ Models run through `runtime.load`, as on a device, on one thread, so that the sa
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -142,10 +141,11 @@ def latencies(
     *,
     seconds: float,
     stopwatch: Stopwatch = time.perf_counter,
-) -> dict[str, list[float]]:
-    """Seconds of one single-sample call, per model, round by round, for about `seconds` in all.
+) -> dict[str, float]:
+    """Seconds of one single-sample call, per model: the best of many rounds, taken for about `seconds` in all.
 
-    Interleaved: every round times every model, each round starting with another one, so that a busy machine slows all alike.
+    Interleaved: every round times every model, each round starting with another one, so that a machine that gets slower slows
+    all alike. The best round counts, because what else runs on the machine can only add to a time.
     """
     sample = next(data.batches(1))
     calls = {name: _calls_per_slot(model, sample, stopwatch) for name, model in models.items()}
@@ -157,13 +157,7 @@ def latencies(
             measured[name].append(_time(models[name], sample, calls[name], stopwatch))
         if at + 1 >= _ROUNDS_AT_LEAST and stopwatch() - start > seconds:
             break
-    return measured
-
-
-def latency_ratio(measured: Mapping[str, list[float]], name: str, reference: str) -> float:
-    """The median, over rounds, of one model's time over another's in the same round."""
-    pairs = zip(measured[name], measured[reference], strict=True)
-    return statistics.median(mine / theirs for mine, theirs in pairs if theirs > 0)
+    return {name: min(times) for name, times in measured.items()}
 
 
 def _calls_per_slot(model: runtime.Model, sample: Outputs, stopwatch: Stopwatch) -> int:

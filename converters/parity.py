@@ -52,7 +52,7 @@ class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
     size_ratio: float | None = None
     """Its size over float's."""
     slower_than_float: bool | None = None
-    """On the machine that converted; None where not measured."""
+    """On the machine that converted; None where not measured, or where a person chose the order."""
     accuracy: AccuracyReport | None = None
     agreement: float | None = None
     """Share of held-out samples with float's class."""
@@ -96,7 +96,7 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VariantTiming(msgspec.Struct, frozen=True, kw_only=True):
-    """Latency of one single-sample call: the median in seconds, and the median of its ratios to float, round by round."""
+    """Latency of one single-sample call, the best of many interleaved rounds: in seconds, and over float's."""
 
     seconds: float
     ratio_to_float: float

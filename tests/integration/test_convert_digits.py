@@ -246,6 +246,24 @@ def test_a_model_that_does_not_fit_leaves_nothing_behind(
     assert [each.name for each in tmp_path.iterdir()] == ["m.onnx"]
 
 
+@pytest.mark.parametrize("count", [9, 11])
+def test_class_names_must_be_as_many_as_the_classes(tmp_path: Path, count: int) -> None:
+    with pytest.raises(SettingsRejected, match=f"{count} class names were given, but the model tells 10 classes"):
+        converters.convert(
+            DIGITS / "digits-v1.onnx", DATA, model="digits", version="1.0.0", out=tmp_path / "b",
+            classes=[f"digit {at}" for at in range(count)],
+        )  # fmt: skip
+
+
+def test_class_names_reach_the_manifest_and_the_profile(tmp_path: Path) -> None:
+    names = tuple(f"digit {at}" for at in range(10))
+    bundle = converters.convert(
+        DIGITS / "digits-v1.onnx", DATA, model="digits", version="1.0.0", out=tmp_path / "b", classes=names
+    )
+    assert bundle.manifest.labels == names
+    assert set(decode_profile(bundle.path(bundle.manifest.profile).read_bytes()).classes) == set(names)
+
+
 def test_a_variant_that_cannot_ship_cannot_be_preferred(tmp_path: Path) -> None:
     path = models.identity(tmp_path / "m.onnx")
     data = {"x": np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)}

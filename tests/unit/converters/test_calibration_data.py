@@ -106,6 +106,7 @@ def test_not_finite_samples_are_counted_and_the_first_is_named(bad: float) -> No
         (np.zeros(40, np.float32), "is float32; class numbers are wanted"),
         (np.array(["seven"] * 40), "class numbers are wanted"),
         (np.full(40, -1), "holds -1; classes count from 0"),
+        (np.full(40, 2**63, np.uint64), "holds 9223372036854775808; no model has so many classes"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels: NDArray[Any], match: str) -> None:

@@ -10,7 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from converters.calibration import make_dataset
 from converters.errors import RecipeFailed
+from converters.evaluation import latencies
 from converters.quantize import Quantizer
 from converters.recipe import FLOAT, StaticRecipe, WeightsRecipe
 from converters.sources import read_onnx
@@ -67,6 +69,18 @@ def test_weight_only_runs_with_its_session_options(tmp_path: Path) -> None:
     inputs = {"pixels": samples(200, seed=3)[0]}
     after = load(tmp_path / "w.onnx", session_options=recipe.session_options)(inputs)["scores"]
     np.testing.assert_allclose(after, load(path)(inputs)["scores"], atol=0.03)
+
+
+def test_without_its_session_options_weight_only_unpacks_at_every_call(tmp_path: Path) -> None:
+    path, recipe = mlp_classifier(tmp_path / "m.onnx", hidden=2048), WeightsRecipe()
+    (tmp_path / "w.onnx").write_bytes(quantizer(path).apply(recipe))
+    variants = {
+        "with": load(tmp_path / "w.onnx", threads=1, session_options=recipe.session_options),
+        "without": load(tmp_path / "w.onnx", threads=1),
+    }
+    data = make_dataset({"pixels": samples(1)[0]}, variants["with"].inputs)
+    measured = latencies(variants, data, seconds=0.5)
+    assert measured["without"] > 1.3 * measured["with"]
 
 
 @pytest.mark.parametrize("recipe", [StaticRecipe(), WeightsRecipe()])
