@@ -74,11 +74,11 @@ def _measure(trial: Trial, model: runtime.Model, reference: Reference, budget: f
     outputs = run(model, parts.held_out, batch=reference.batch)
     held_out = judge(reference.held_out, outputs, parts.held_out.labels, reference.classes)
     golden = judge(reference.golden, run(model, parts.golden, batch=1), parts.golden.labels, reference.classes)
-    fault = "" if trial.recipe == FLOAT else _over_budget(held_out, reference, budget)
+    fault = "" if trial.recipe == FLOAT else over_budget(held_out, reference, budget)
     return Trial(trial.recipe, fault, trial.path, model, golden, held_out, outputs)
 
 
-def _over_budget(quality: Quality, reference: Reference, budget: float) -> str:
+def over_budget(quality: Quality, reference: Reference, budget: float) -> str:
     """Why the variant is too far from float, or nothing."""
     labels = reference.parts.held_out.labels
     if quality.accuracy is not None:

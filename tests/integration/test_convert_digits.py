@@ -215,6 +215,22 @@ def test_unlabelled_data_is_judged_by_agreement_and_says_so(tmp_path: Path) -> N
     assert not bundle.manifest.golden.has_labels
 
 
+def test_static_int8_that_outliers_ruin_is_left_out_with_its_reason_and_the_others_ship(tmp_path: Path) -> None:
+    pixels, label = models.samples(600)
+    pixels[::20] *= 3000  # a few samples stretch every range, so that all others fall into a few of the 256 steps
+    path = models.mlp_classifier(tmp_path / "m.onnx")
+    data: dict[str, Any] = {"pixels": pixels, "label": label}
+    bundle = converters.convert(path, data, model="m", version="1.0.0", out=tmp_path / "b")
+    assert {variant.name for variant in bundle.manifest.variants} == {"int8-weights", "float32"}
+    assert not (bundle.directory / "variants" / "int8-static.onnx").exists()
+    report = converters.read_report(bundle)
+    static = report.variant("int8-static")
+    assert static is not None
+    assert not static.shipped
+    assert "points of accuracy" in static.reason
+    assert any("int8-static was left out: it loses" in warning for warning in report.warnings)
+
+
 def test_a_model_of_values_with_several_inputs_and_outputs_is_carried_as_float(tmp_path: Path) -> None:
     path = models.two_inputs(tmp_path / "m.onnx")
     chance = np.random.default_rng(0)
