@@ -41,3 +41,15 @@ class MalformedRequest(RuntimeFailure):
 
 class CannotListen(RuntimeFailure):
     """The address or port cannot be used. Choose another."""
+
+
+class ChildFailed(RuntimeFailure):
+    """A child process that did risky work refused, died or hung; this process is well. The message says which."""
+
+
+class CannotPrepare(RuntimeFailure):
+    """This model cannot be prepared here. Load it as it is: it is slower to load, and as good."""
+
+
+class CannotTune(RuntimeFailure):
+    """Not even the default way of running this model works here. Use another release; the message says what failed."""

@@ -22,8 +22,8 @@ from runtime.errors import InvalidGolden
 INFLATED_BYTES: Final = 4 * limits.GOLDEN_BYTES
 """All arrays together; a small file must not become a large one."""
 _KINDS: Final = "biufU"
-_BROKEN: Final = (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, SyntaxError, zipfile.BadZipFile, zlib.error)
-"""What zipfile, zlib and numpy's header parser raise on bytes that are no golden file."""
+_BROKEN: Final = (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What zipfile and zlib raise on bytes that are no golden file, and we ourselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,10 @@ def _array(file: IO[bytes], member: zipfile.ZipInfo) -> Array:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{member.filename} has the npy version {version}")
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran_order, dtype = read_header(file)
+    try:
+        shape, fortran_order, dtype = read_header(file)
+    except Exception as error:  # numpy hands odd headers to Python's own parser and tokenizer, which raise what they like
+        raise ValueError(f"{member.filename} has no npy header: {error}") from error
     if dtype.kind not in _KINDS or fortran_order:
         raise ValueError(f"{member.filename} holds {dtype} in {'Fortran' if fortran_order else 'C'} order")
     size = math.prod(shape) * dtype.itemsize

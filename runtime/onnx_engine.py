@@ -74,7 +74,7 @@ class OnnxEngine:
     """One `InferenceSession`; see `Engine`."""
 
     def __init__(self, path: Path, *, session_options: Mapping[str, str], threads: int | None) -> None:
-        options = _options(session_options, threads)
+        options = make_options(session_options, threads)
         check_external_data(path)
         try:
             session = ort.InferenceSession(str(path), options, providers=[PROVIDER])
@@ -111,7 +111,8 @@ def _quiet_run() -> ort.RunOptions:
     return options
 
 
-def _options(given: Mapping[str, str], threads: int | None) -> ort.SessionOptions:
+def make_options(given: Mapping[str, str], threads: int | None) -> ort.SessionOptions:
+    """onnxruntime's options from a variant's own. Raises `ModelRejected` for one that is not on the list."""
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_NOTHING
     if threads is not None:

@@ -38,17 +38,21 @@ Span = tuple[int, int]
 
 def check_external_data(path: Path) -> None:
     """Raises `ModelRejected` when the model names external data outside its directory, or such as is not there."""
+    for location in sorted(external_files(path)):
+        _check_location(path, location)
+
+
+def external_files(path: Path) -> set[str]:
+    """Every file that the model says it keeps weights in, as it names them. Raises `ModelRejected` for what is no ONNX."""
     if path.stat().st_size == 0:
-        return
+        return set()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content.find(b"location") < 0:
-            return
+            return set()
         try:
-            locations = set(_Walk(content).locations())
+            return set(_Walk(content).locations())
         except (_NotProtobuf, UnicodeDecodeError) as error:
             raise ModelRejected(f"{path} is not an ONNX model: {error}.") from error
-    for location in sorted(locations):
-        _check_location(path, location)
 
 
 def _check_location(path: Path, location: str) -> None:
