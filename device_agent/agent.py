@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from device_agent import inputs
-from device_agent.errors import AgentError, MessageRejected
+from device_agent.errors import AgentError, IllegalEvent, MessageRejected
 from device_agent.events import (
     Assigned,
     Cancel,
@@ -24,19 +24,21 @@ from device_agent.events import (
     Effect,
     EmitEvent,
     Event,
+    Fetch,
     Lost,
     Report,
     Restarted,
     Stop,
     Tick,
+    Verify,
     Work,
 )
+from device_agent.guards import Rules
 from device_agent.inputs import Input
 from device_agent.journal import Entry, Journal, from_slots
 from device_agent.link import Cancellation
 from device_agent.machine import step
 from device_agent.model_state import ModelState, to_load
-from device_agent.moves import Rules
 from device_agent.outbox import Outbox
 from device_agent.perform import Performer
 from device_agent.reporter import Reporter
@@ -58,6 +60,10 @@ PROGRESS_EVERY_S: Final = 1.0
 RETRY_JOURNAL_S: Final = 2.0
 OUTBOX_LOOK_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 60.0
+STABLE_S: Final = 60.0
+"""A process that lived for so long is not in a crash loop."""
+STARTS_TRUSTED: Final = 5
+"""After so many starts in a row that did not last, a child process tries each model before this one loads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,10 @@ class Surroundings:
     """What an agent works with; each part is owned by whoever made it."""
 
     transport: Transport
+    transfers: Worker
+    """Does what needs the network."""
     worker: Worker
+    """Does the rest."""
     performer: Performer
     host: ModelHost
     journal: Journal
@@ -90,6 +99,10 @@ class Agent:
         self._rules = rules
         self._interval = telemetry_interval_s
         self._desired = 0
+        self._unkept: bytes | None = None
+        """A desired state that the full disk did not take: it is tried again."""
+        self._starts = 0
+        self._stable_at = 0.0
         self._online = False
         self._running = True
         self._progress: dict[str, float] = {}
@@ -104,7 +117,8 @@ class Agent:
         """Read the journal, recover every model, and let what should run answer requests. Needs no network."""
         around = self._around
         entry = around.journal.load() or from_slots(around.slots.states())
-        self._desired = entry.desired
+        self._desired, self._starts = entry.desired, entry.starts + 1
+        self._stable_at = around.clock.monotonic() + STABLE_S
         self.states = {each.model: each for each in entry.models}
         self._next_telemetry = around.clock.monotonic() + self._interval * around.chance()
         pending = [(model, self._advance(model, Restarted(crashed=not entry.clean))) for model in sorted(self.states)]
@@ -123,6 +137,9 @@ class Agent:
 
     def end(self) -> None:
         """Say farewell, and note in the journal that this was no crash."""
+        for cancellation in self._cancellations.values():
+            cancellation.cancel()
+        self._starts = 0
         self._take_usage()
         self._drain()
         if self._online:
@@ -156,10 +173,14 @@ class Agent:
         for model, state in list(self.states.items()):
             if state.phase == "probation" or (state.waiting and now >= state.at):
                 self._happen(model, Tick(self._around.host.healthy(model), self._around.host.errors(model)))
+        if self._unkept is not None:
+            self._take_desired(self._unkept)
         if now >= self._next_telemetry:
             self._next_telemetry = now + self._interval
             self._take_usage()
-            self._report_due = True
+        if self._starts and now >= self._stable_at:
+            self._starts = 0
+            self._save_if_possible(clean=False)
         self._drain()
         if self._report_due and now - self._reported_at >= PROGRESS_EVERY_S:
             self._report()
@@ -172,9 +193,11 @@ class Agent:
         moments += [each.at for each in self.states.values() if each.waiting]
         if self._report_due:
             moments.append(self._reported_at + PROGRESS_EVERY_S)
-        if self._waiting_room:
+        if self._waiting_room or self._unkept is not None:
             moments.append(now + RETRY_JOURNAL_S)
-        if self._online:
+        if self._starts:
+            moments.append(self._stable_at)
+        if self._online and not self._around.outbox.is_empty():
             moments.append(now + OUTBOX_LOOK_S)
         return max(0.01, min(moments) - now)
 
@@ -185,7 +208,11 @@ class Agent:
         before = self.states.get(model)
         if before is None or (isinstance(event, Tick) and self._is_waiting(model)):
             return
-        effects = self._advance(model, event)
+        try:
+            effects = self._advance(model, event)
+        except IllegalEvent as error:
+            log.warning("passed over: %s", error)
+            return
         if self.states[model] != before:
             try:
                 self._save()
@@ -205,7 +232,8 @@ class Agent:
         return effects
 
     def _save(self, *, clean: bool = False) -> None:
-        self._around.journal.save(Entry(clean=clean, desired=self._desired, models=tuple(self.states.values())))
+        models = tuple(self.states.values())
+        self._around.journal.save(Entry(clean=clean, desired=self._desired, starts=self._starts, models=models))
 
     def _save_if_possible(self, *, clean: bool) -> None:
         """A full disk must not keep the device from starting or ending."""
@@ -217,7 +245,8 @@ class Agent:
     def _perform(self, model: str, effects: tuple[Effect, ...]) -> None:
         for effect in effects:
             if isinstance(effect, Work):
-                self._order(model, effect)
+                if effect.work == self.states[model].work:
+                    self._order(model, effect)
             elif isinstance(effect, EmitEvent):
                 self._emit(model, effect)
             elif isinstance(effect, Report):
@@ -228,7 +257,7 @@ class Agent:
                 self._around.worker.submit(partial(self._around.performer.stop, model))
             else:
                 assert isinstance(effect, DeleteUnused)
-                self._around.worker.submit(self._delete_unused)
+                self._around.transfers.submit(self._delete_unused)
 
     def _order(self, model: str, work: Work) -> None:
         """Hand slow work to the worker; its result comes back through the queue."""
@@ -241,7 +270,7 @@ class Agent:
         def job() -> None:
             self.inputs.put(inputs.WorkDone(model, self._around.performer.do(model, work, tell, cancellation)))
 
-        self._around.worker.submit(job)
+        (self._around.transfers if isinstance(work, Fetch | Verify) else self._around.worker).submit(job)
 
     def _cancel(self, model: str) -> None:
         cancellation = self._cancellations.pop(model, None)
@@ -249,7 +278,7 @@ class Agent:
             cancellation.cancel()
 
     def _delete_unused(self) -> None:
-        """On the worker: between two pieces of work, so that nothing under way loses its files."""
+        """Between two transfers, so that none loses its files; everything else that is under way is named by a state."""
         self._around.performer.delete_unused(list(self.states.values()))
 
     def _load(self, model: str) -> None:
@@ -260,7 +289,7 @@ class Agent:
         if running is None:
             return
         try:
-            self._around.performer.load(model, running)
+            self._around.performer.load(model, running, warily=self._starts > STARTS_TRUSTED)
             log.info("%s %s (%s) answers requests", model, running.version, running.variant)
         except (AgentError, RuntimeFailure, ProtocolError, OSError) as error:
             log.warning("%s %s cannot be loaded any more: %s", model, running.version, error)
@@ -287,7 +316,9 @@ class Agent:
             return
         except OSError as error:
             log.warning("a desired state could not be kept and is not followed yet: %s", error)
+            self._unkept = payload
             return
+        self._unkept = None
         self._desired = desired.sequence
         self._follow(desired)
 

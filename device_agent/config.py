@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from device_agent.moves import Rules
+from device_agent.guards import Rules
 from fleet_io import config
 from fleet_protocol.limits import MIB
 from fleet_protocol.names import Name

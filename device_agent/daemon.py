@@ -30,7 +30,7 @@ from device_agent.reporter import Reporter, will_of
 from device_agent.slots import Slots
 from device_agent.status import IDENTITY_DIR
 from device_agent.trust import Director, Releases
-from device_agent.worker import ThreadWorker
+from device_agent.worker import ThreadWorker, Worker
 from fleet_io import durable
 from fleet_io.clock import Chance, Clock, SystemClock, system_chance
 from fleet_io.mqtt import MqttTransport
@@ -76,12 +76,12 @@ def run(
         host = ModelHost(clock)
         outbox = Outbox(directory / "outbox.sqlite", boot=boot, cap_bytes=config.outbox_bytes)
         held.callback(outbox.close)
-        worker = ThreadWorker()
+        workers = ThreadWorker("agent-transfers"), ThreadWorker("agent-worker")
         agent = assemble(
             config,
             enrolled,
             transport=transport,
-            worker=worker,
+            workers=workers,
             host=host,
             outbox=outbox,
             boot=boot,
@@ -94,8 +94,9 @@ def run(
         held.callback(server.stop)
         agent.serving = server.url
         announce(f"{config.device} answers requests at {server.url}")
-        worker.start()
-        held.callback(worker.stop)
+        for worker in workers:
+            worker.start()
+            held.callback(worker.stop)
         held.enter_context(_stopped_by(agent, stopping))
         transport.start()
         held.callback(transport.stop)
@@ -108,14 +109,14 @@ def assemble(
     enrolled: Enrolled,
     *,
     transport: Transport,
-    worker: ThreadWorker,
+    workers: tuple[Worker, Worker],
     host: ModelHost,
     outbox: Outbox,
     boot: bytes,
     clock: Clock,
     chance: Chance,
 ) -> Agent:
-    """An agent on the files of its state directory."""
+    """An agent on the files of its state directory. `workers`: for transfers, and for the rest."""
     directory = config.directory
     link = ChunkLink(
         transport,
@@ -134,7 +135,8 @@ def assemble(
     bounds = Bounds(config.threads or None, formats_at_hand())
     around = Surroundings(
         transport=transport,
-        worker=worker,
+        transfers=workers[0],
+        worker=workers[1],
         performer=Performer(parts, bounds),
         host=host,
         journal=Journal(directory),

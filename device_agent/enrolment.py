@@ -105,6 +105,7 @@ def load(directory: Path, device: str) -> Enrolled | None:
         raise EnrolmentFailed(
             f"{directory} belongs to the device {record.device}, not {device}. Use another state directory, or that name."
         )
+    _check_files(directory, record)
     return _enrolled(directory, record)
 
 
@@ -202,13 +203,30 @@ def _check(granted: Granted, key: ec.EllipticCurvePrivateKey, device: str) -> No
     """What was granted is for us; a mix-up must not be found out at the broker."""
     try:
         certificate = x509.load_pem_x509_certificate(granted.certificate.encode())
-        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        fits = certificate.public_key() == key.public_key() and [name.value for name in names] == [device]
+        fits = _belongs(certificate, key, device)
         _director_key(granted)
     except (ValueError, KeyError, TypeError) as error:
         raise EnrolmentFailed(f"the server gave an identity that cannot be used: {error}") from error
     if not fits:
         raise EnrolmentFailed(f"the server gave a certificate that is not for {device}'s key")
+
+
+def _check_files(directory: Path, record: _Record) -> None:
+    """The certificate is this device's: the broker would take another's, and give us nothing."""
+    try:
+        certificate = x509.load_pem_x509_certificate((directory / _CERTIFICATE).read_bytes())
+        fits = _belongs(certificate, _key(directory / _KEY), record.device)
+    except (OSError, ValueError) as error:
+        raise EnrolmentFailed(f"the identity in {directory} cannot be read ({error}). Remove it, and enrol again.") from error
+    if not fits:
+        raise EnrolmentFailed(
+            f"{directory / _CERTIFICATE} is not {record.device}'s own certificate. Remove {directory}, and enrol again."
+        )
+
+
+def _belongs(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, device: str) -> bool:
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return certificate.public_key() == key.public_key() and [name.value for name in names] == [device]
 
 
 def _enrolled(directory: Path, record: _Record) -> Enrolled:

@@ -11,7 +11,7 @@ from tuf.api.exceptions import DownloadError, DownloadHTTPError
 from tuf.ngclient.fetcher import FetcherInterface
 
 from device_agent.content import ContentStore, PartialFile, bitmap_of
-from device_agent.errors import Cancelled, ContentDamaged, NotServed, TransferFailed
+from device_agent.errors import Cancelled, ContentDamaged, NotServed, TransferFailed, TryLater
 from device_agent.link import Cancellation, ChunkLink
 from device_agent.transfer_plan import Piece, Wanted
 from fleet_protocol import limits
@@ -81,8 +81,10 @@ class BlobFetcher:
         )
         try:
             self._link.pull(wanted, write, cancellation, have=have)
-        finally:
+        except TryLater:
             partial.remember(bitmap_of(written, count))
+            raise
+        partial.remember(bitmap_of(written, count))
 
 
 class MetadataFetcher(FetcherInterface):

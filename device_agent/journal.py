@@ -28,11 +28,15 @@ _LIMIT: Final = 4 * MIB
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """The journal's content. `clean`: the agent was stopped, it did not die; `desired`: the sequence that it acts on."""
+    """The journal's content. `clean`: the agent was stopped, it did not die; `desired`: the sequence that it acts on.
+
+    `starts` counts starts since the agent last lived for a while: many mean that what runs kills it.
+    """
 
     schema: Literal["edgeward.journal/1"] = "edgeward.journal/1"
     clean: bool = False
     desired: int = 0
+    starts: int = 0
     models: tuple[ModelState, ...] = ()
 
 

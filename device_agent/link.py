@@ -95,6 +95,7 @@ class ChunkLink:
         self._inbox = inbox
         self._next_request = first_request
         self._stall_s = stall_s
+        self._one_at_a_time = threading.Lock()
         self.traffic = Traffic()
         transport.subscribe(topics.device(device, "rx"), self._take, qos=0)
 
@@ -102,23 +103,29 @@ class ChunkLink:
         self, wanted: Wanted, write: Callable[[Piece], None], cancellation: Cancellation, *, have: Iterable[int] = ()
     ) -> TransferPlan:
         """Get all missing chunks, handing each good one to `write`. Raises `TransferFailed` or `Cancelled`."""
-        now = self._clock.monotonic()
-        plan = TransferPlan(wanted, now=now, first_request=self._next_request, stall_s=self._stall_s, have=have)
-        try:
-            while not plan.complete:
-                cancellation.check()
-                self._turn(plan, write)
-                if plan.ending is not None:
-                    raise (NotServed if plan.ending.not_served else TransferFailed)(plan.ending.reason)
-        finally:
-            self._next_request = (self._next_request + plan.requests) % REQUEST_NUMBERS
-            self.traffic = Traffic(self.traffic.bytes, self.traffic.corrupt + plan.corrupt)
-        return plan
+        with self._one_at_a_time:
+            now = self._clock.monotonic()
+            plan = TransferPlan(wanted, now=now, first_request=self._next_request, stall_s=self._stall_s, have=have)
+            try:
+                self._run(plan, write, cancellation)
+            finally:
+                self._next_request = (self._next_request + plan.requests) % REQUEST_NUMBERS
+                self.traffic = Traffic(self.traffic.bytes, self.traffic.corrupt + plan.corrupt)
+            return plan
+
+    def _run(self, plan: TransferPlan, write: Callable[[Piece], None], cancellation: Cancellation) -> None:
+        while not plan.complete:
+            cancellation.check()
+            self._turn(plan, write)
+            if plan.ending is not None:
+                raise (NotServed if plan.ending.not_served else TransferFailed)(plan.ending.reason)
 
     def _turn(self, plan: TransferPlan, write: Callable[[Piece], None]) -> None:
         """Send what is due, then take what comes until nothing is left or it is time to ask again."""
-        sent = all(self._send(ask) for ask in plan.due(self._clock.monotonic()))
-        wait = min(plan.wait(self._clock.monotonic()), LONGEST_WAIT_S) if sent else OFFLINE_WAIT_S
+        unsent = [ask for ask in plan.due(self._clock.monotonic()) if not self._send(ask)]
+        for ask in unsent:
+            plan.not_sent(ask)
+        wait = OFFLINE_WAIT_S if unsent else min(plan.wait(self._clock.monotonic()), LONGEST_WAIT_S)
         answer = self._inbox.get(wait)
         while answer is not None:
             piece = plan.received(answer, self._clock.monotonic())
@@ -128,7 +135,7 @@ class ChunkLink:
             answer = None if plan.complete or plan.ending else self._inbox.get(0.0)
 
     def _send(self, ask: Ask) -> bool:
-        """Whether it went out; what does not is asked for again, as a lost message is."""
+        """Whether it went out."""
         topic = topics.device(self._device, "get") if ask.worker is None else topics.worker(ask.worker, self._device)
         return self._transport.publish(topic, codec.encode(ask.request), qos=1)
 

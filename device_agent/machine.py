@@ -3,7 +3,8 @@
 `step(state, event, now) -> (state, effects)`. The caller saves the state, and then performs the effects: so whatever kills
 the process, the journal names what was under way, and `Restarted` names its recovery. Rows are tried from top to bottom;
 the first whose phase, event and guard fit is taken. A result of older work is stale and changes nothing; an event
-without a row is `IllegalEvent`. `docs/agent-machine.md` is drawn from `TABLE`. Guards and actions stand in `moves.py`.
+without a row is `IllegalEvent`. `docs/agent-machine.md` is drawn from `TABLE`; guards stand in `guards.py`, actions in
+`moves.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from device_agent import moves
+from device_agent import guards, moves
 from device_agent.errors import IllegalEvent
 from device_agent.events import (
     Activated,
@@ -36,8 +37,8 @@ from device_agent.events import (
     Tick,
     Verified,
 )
+from device_agent.guards import DEFAULT_RULES, Case, Rules
 from device_agent.model_state import ModelState
-from device_agent.moves import Case, Rules
 from fleet_protocol.states import Phase
 
 SAME: Final = "same"
@@ -59,69 +60,67 @@ class Row:
 
 TABLE: Final[tuple[Row, ...]] = (
     # The operator's wish. What prepares follows it at once; a switch under way is finished first.
-    Row(("idle",), Assigned, moves.removed, "idle", moves.stop),
-    Row(("idle",), Assigned, moves.wants_work, "fetching", moves.begin),
-    Row(("idle",), Assigned, moves.always, "idle", moves.note),
-    Row(("fetching",), Assigned, moves.same_target_waiting, SAME, moves.follow_now),
-    Row(PREPARING, Assigned, moves.same_target, SAME, moves.follow),
-    Row(PREPARING, Assigned, moves.removed, "idle", moves.stop),
-    Row(PREPARING, Assigned, moves.wants_work, "fetching", moves.begin_instead),
-    Row(PREPARING, Assigned, moves.always, "idle", moves.drop),
-    Row(("probation",), Assigned, moves.removed, "idle", moves.stop),
-    Row(("probation",), Assigned, moves.wants_previous, "rolling_back", moves.go_back),
-    Row(("activating", "probation", "rolling_back"), Assigned, moves.always, SAME, moves.note),
+    Row(("idle",), Assigned, guards.removed, "idle", moves.stop),
+    Row(("idle",), Assigned, guards.wants_work, "fetching", moves.begin),
+    Row(("idle",), Assigned, guards.always, "idle", moves.note),
+    Row(("fetching",), Assigned, guards.same_target_waiting, SAME, moves.follow_now),
+    Row(PREPARING, Assigned, guards.same_target, SAME, moves.follow),
+    Row(PREPARING, Assigned, guards.removed, "idle", moves.stop),
+    Row(PREPARING, Assigned, guards.wants_work, "fetching", moves.begin_instead),
+    Row(PREPARING, Assigned, guards.always, "idle", moves.drop),
+    Row(("probation",), Assigned, guards.removed, "idle", moves.stop),
+    Row(("probation",), Assigned, guards.wants_previous, "rolling_back", moves.go_back),
+    Row(("activating", "probation", "rolling_back"), Assigned, guards.always, SAME, moves.note),
     # The good way.
-    Row(("fetching",), Fetched, moves.always, "verifying", moves.verify),
-    Row(("verifying",), Verified, moves.always, "staged", moves.stage),
-    Row(("staged",), Staged, moves.always, "gating", moves.run_gate),
-    Row(("gating",), GatePassed, moves.always, "activating", moves.activate),
-    Row(("activating",), Activated, moves.removed, "idle", moves.stop),
-    Row(("activating",), Activated, moves.wants_running, "rolling_back", moves.switch_and_go_back),
-    Row(("activating",), Activated, moves.always, "probation", moves.switch),
-    Row(("probation",), Tick, moves.too_many_errors, "rolling_back", moves.give_up_for_errors),
-    Row(("probation",), Tick, moves.proven_and_wants_other, "fetching", moves.commit_and_begin),
-    Row(("probation",), Tick, moves.proven, "idle", moves.commit),
-    Row(("probation",), Tick, moves.window_over, SAME, moves.self_check),
-    Row(("probation",), SelfCheckPassed, moves.wants_work, "fetching", moves.commit_and_begin),
-    Row(("probation",), SelfCheckPassed, moves.always, "idle", moves.commit),
+    Row(("fetching",), Fetched, guards.always, "verifying", moves.verify),
+    Row(("verifying",), Verified, guards.always, "staged", moves.stage),
+    Row(("staged",), Staged, guards.always, "gating", moves.run_gate),
+    Row(("gating",), GatePassed, guards.always, "activating", moves.activate),
+    Row(("activating",), Activated, guards.removed, "idle", moves.stop),
+    Row(("activating",), Activated, guards.wants_running, "rolling_back", moves.switch_and_go_back),
+    Row(("activating",), Activated, guards.always, "probation", moves.switch),
+    Row(("probation",), Tick, guards.too_many_errors, "rolling_back", moves.give_up_for_errors),
+    Row(("probation",), Tick, guards.proven_and_wants_other, "fetching", moves.commit_and_begin),
+    Row(("probation",), Tick, guards.proven, "idle", moves.commit),
+    Row(("probation",), Tick, guards.window_over, SAME, moves.self_check),
+    Row(("probation",), SelfCheckPassed, guards.wants_work, "fetching", moves.commit_and_begin),
+    Row(("probation",), SelfCheckPassed, guards.always, "idle", moves.commit),
     # What fails. Before the switch nothing is lost; after it, the fallback comes back.
-    Row(("gating",), GateRefused, moves.another_variant, "fetching", moves.next_variant),
-    Row(("gating",), GateRefused, moves.always, "idle", moves.refuse_at_gate),
-    Row(PREPARING, Failed, moves.lasting, "idle", moves.refuse),
-    Row(PREPARING, Failed, moves.always, "fetching", moves.wait),
-    Row(("activating",), Failed, moves.always, "rolling_back", moves.give_up_activation),
-    Row(("probation",), Failed, moves.lasting, "rolling_back", moves.give_up),
-    Row(("probation",), Failed, moves.always, SAME, moves.watch_again),
-    Row(("rolling_back",), Failed, moves.always, SAME, moves.wait),
-    Row(("rolling_back",), RolledBack, moves.removed, "idle", moves.stop),
-    Row(("rolling_back",), RolledBack, moves.wants_work_after_rollback, "fetching", moves.settle_back_and_begin),
-    Row(("rolling_back",), RolledBack, moves.always, "idle", moves.settle_back),
+    Row(("gating",), GateRefused, guards.another_variant, "fetching", moves.next_variant),
+    Row(("gating",), GateRefused, guards.always, "idle", moves.refuse_at_gate),
+    Row(PREPARING, Failed, guards.lasting, "idle", moves.refuse),
+    Row(PREPARING, Failed, guards.always, "fetching", moves.wait),
+    Row(("activating",), Failed, guards.always, "rolling_back", moves.give_up_activation),
+    Row(("probation",), Failed, guards.lasting, "rolling_back", moves.give_up),
+    Row(("probation",), Failed, guards.always, SAME, moves.watch_again),
+    Row(("rolling_back",), Failed, guards.always, SAME, moves.wait),
+    Row(("rolling_back",), RolledBack, guards.removed, "idle", moves.stop),
+    Row(("rolling_back",), RolledBack, guards.wants_work_after_rollback, "fetching", moves.settle_back_and_begin),
+    Row(("rolling_back",), RolledBack, guards.always, "idle", moves.settle_back),
     # Time.
-    Row(("fetching",), Tick, moves.retry_due, SAME, moves.redo),
-    Row(("rolling_back",), Tick, moves.retry_due, SAME, moves.redo),
-    Row(PHASES, Tick, moves.always, SAME, moves.nothing),
+    Row(("fetching",), Tick, guards.retry_due, SAME, moves.redo),
+    Row(("rolling_back",), Tick, guards.retry_due, SAME, moves.redo),
+    Row(PHASES, Tick, guards.always, SAME, moves.nothing),
     # What ran cannot be loaded any more (a damaged disk).
-    Row(("idle", *PREPARING), Lost, moves.has_previous, "rolling_back", moves.fall_back),
-    Row(("idle",), Lost, moves.wants_work_after_loss, "fetching", moves.lose_and_begin),
-    Row(("idle", *PREPARING, "activating"), Lost, moves.always, SAME, moves.lose),
-    Row(("probation",), Lost, moves.always, "rolling_back", moves.give_up),
-    Row(("rolling_back",), Lost, moves.always, SAME, moves.nothing),
+    Row(("idle", *PREPARING), Lost, guards.has_previous, "rolling_back", moves.fall_back),
+    Row(("idle",), Lost, guards.wants_work_after_loss, "fetching", moves.lose_and_begin),
+    Row(("idle", *PREPARING, "activating"), Lost, guards.always, SAME, moves.lose),
+    Row(("probation",), Lost, guards.always, "rolling_back", moves.give_up),
+    Row(("rolling_back",), Lost, guards.always, SAME, moves.nothing),
     # The process died and began again: redo what was under way, but not for ever.
-    Row(("idle",), Restarted, moves.wants_work, "fetching", moves.begin),
-    Row(("idle",), Restarted, moves.always, "idle", moves.nothing),
-    Row(("fetching", "verifying", "staged"), Restarted, moves.always, SAME, moves.redo),
-    Row(("gating",), Restarted, moves.crash_loop, "idle", moves.refuse_crash_loop),
-    Row(("activating",), Restarted, moves.crash_loop, "rolling_back", moves.give_up_activation_loop),
-    Row(("probation",), Restarted, moves.crash_loop, "rolling_back", moves.give_up_crash_loop),
-    Row(("rolling_back",), Restarted, moves.crash_loop, "idle", moves.abandon),
-    Row(("gating", "activating", "rolling_back"), Restarted, moves.always, SAME, moves.redo_counted),
-    Row(("probation",), Restarted, moves.always, SAME, moves.watch_again_counted),
+    Row(("idle",), Restarted, guards.wants_work, "fetching", moves.begin),
+    Row(("idle",), Restarted, guards.always, "idle", moves.nothing),
+    Row(("fetching", "verifying", "staged"), Restarted, guards.always, SAME, moves.redo),
+    Row(("gating",), Restarted, guards.crash_loop, "idle", moves.refuse_crash_loop),
+    Row(("activating",), Restarted, guards.crash_loop, "rolling_back", moves.give_up_activation_loop),
+    Row(("probation",), Restarted, guards.crash_loop, "rolling_back", moves.give_up_crash_loop),
+    Row(("rolling_back",), Restarted, guards.crash_loop, "idle", moves.abandon),
+    Row(("gating", "activating", "rolling_back"), Restarted, guards.always, SAME, moves.redo_counted),
+    Row(("probation",), Restarted, guards.always, SAME, moves.watch_again_counted),
 )
 
 
-def step(
-    state: ModelState, event: Event, now: float, rules: Rules = moves.DEFAULT_RULES
-) -> tuple[ModelState, tuple[Effect, ...]]:
+def step(state: ModelState, event: Event, now: float, rules: Rules = DEFAULT_RULES) -> tuple[ModelState, tuple[Effect, ...]]:
     """The next state, and what to do once it is saved. `now` is monotonic seconds. Raises `IllegalEvent`."""
     if isinstance(event, Result) and event.work != state.work:
         return state, ()

@@ -82,3 +82,9 @@ def with_refusal(state: ModelState, reason: str) -> ModelState:
     )
     others = tuple(each for each in state.refused if each.manifest != refusal.manifest)
     return msgspec.structs.replace(state, refused=(*others, refusal)[-REFUSALS_KEPT:])
+
+
+def without_refusal(state: ModelState) -> ModelState:
+    """What has proven itself at a later attempt is no longer refused."""
+    running = state.running.manifest if state.running else None
+    return msgspec.structs.replace(state, refused=tuple(each for each in state.refused if each.manifest != running))

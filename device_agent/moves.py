@@ -1,10 +1,9 @@
-"""The guards and actions that the machine's table names: each a few lines over one `Case`. Pure."""
+"""The actions that the machine's table names: each a few lines from one `Case` to the next state and its effects. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -14,7 +13,6 @@ from device_agent.events import (
     DeleteUnused,
     Effect,
     EmitEvent,
-    Event,
     Failed,
     Fetch,
     Fetched,
@@ -28,161 +26,14 @@ from device_agent.events import (
     Tick,
     Verify,
 )
-from device_agent.model_state import ModelState, needs_work, with_refusal
-from fleet_protocol.states import Assignment, Running
-
-E = TypeVar("E", bound=Event)
+from device_agent.guards import Case, crashed
+from device_agent.model_state import ModelState, with_refusal, without_refusal
+from fleet_protocol.states import Phase
 
 MOST_DOUBLINGS: Final = 16
 
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The machine's numbers. Seconds unless the name says otherwise."""
-
-    probation_s: float = 30.0
-    probation_inferences: int = 20
-    """Inferences answered well that prove a model before the window ends."""
-    errors_allowed: int = 0
-    """Failed inferences during probation that are still borne."""
-    restarts_allowed: int = 3
-    """Crashes in the risky phases of one target; one more, and it is refused."""
-    first_retry_s: float = 2.0
-    longest_retry_s: float = 300.0
-
-
-DEFAULT_RULES: Final = Rules()
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What a guard or an action looks at."""
-
-    state: ModelState
-    event: Event
-    now: float
-    rules: Rules
-
-    def got(self, kind: type[E]) -> E:
-        """The event, as the kind that the row has matched."""
-        assert isinstance(self.event, kind)
-        return self.event
-
-    @property
-    def target(self) -> Assignment:
-        """The target, which every phase but idle has."""
-        assert self.state.target is not None
-        return self.state.target
-
-    @property
-    def candidate(self) -> Running:
-        """The candidate, which every phase from verifying to activating has."""
-        assert self.state.candidate is not None
-        return self.state.candidate
-
-
 Move = tuple[ModelState, tuple[Effect, ...]]
 Action = Callable[[Case], Move]
-
-
-# Guards
-
-
-def always(_case: Case) -> bool:
-    """Otherwise."""
-    return True
-
-
-def removed(case: Case) -> bool:
-    """The operator took the model off this device."""
-    return case.state.removed
-
-
-def wants_work(case: Case) -> bool:
-    """Something else is wanted than what runs, and it was not refused here."""
-    return needs_work(case.state, case.state.running)
-
-
-def wants_work_after_rollback(case: Case) -> bool:
-    """Something else is wanted than the fallback, and it was not refused here."""
-    return needs_work(case.state, case.state.fallback)
-
-
-def wants_work_after_loss(case: Case) -> bool:
-    """Something is wanted now that nothing runs, and it was not refused here."""
-    return needs_work(case.state, None)
-
-
-def same_target(case: Case) -> bool:
-    """What is wanted is what is being worked on."""
-    wanted = case.state.wanted
-    return wanted is not None and wanted.manifest == case.target.manifest
-
-
-def same_target_waiting(case: Case) -> bool:
-    """What is wanted is what is being worked on, and the work waits for its next try."""
-    return case.state.waiting and same_target(case)
-
-
-def wants_previous(case: Case) -> bool:
-    """The operator went back to what ran before."""
-    wanted, previous = case.state.wanted, case.state.previous
-    return wanted is not None and previous is not None and wanted.manifest == previous.manifest
-
-
-def wants_running(case: Case) -> bool:
-    """The operator went back to what runs."""
-    wanted, running = case.state.wanted, case.state.running
-    return wanted is not None and running is not None and wanted.manifest == running.manifest
-
-
-def has_previous(case: Case) -> bool:
-    """The previous slot names something."""
-    return case.state.previous is not None
-
-
-def another_variant(case: Case) -> bool:
-    """The release has a further variant that this device can run."""
-    return case.got(GateRefused).another
-
-
-def lasting(case: Case) -> bool:
-    """Trying again cannot help."""
-    return case.got(Failed).lasting
-
-
-def too_many_errors(case: Case) -> bool:
-    """More inferences failed than probation bears."""
-    return case.got(Tick).errors > case.rules.errors_allowed
-
-
-def proven(case: Case) -> bool:
-    """Enough inferences were answered well."""
-    return case.got(Tick).healthy >= case.rules.probation_inferences
-
-
-def proven_and_wants_other(case: Case) -> bool:
-    """Proven, and something else is wanted by now."""
-    return proven(case) and wants_work(case)
-
-
-def window_over(case: Case) -> bool:
-    """Probation's time is over without enough traffic, and no self-check runs yet."""
-    return not case.state.checking and case.now >= case.state.at + case.rules.probation_s
-
-
-def retry_due(case: Case) -> bool:
-    """The wait is over."""
-    return case.state.waiting and case.now >= case.state.at
-
-
-def crash_loop(case: Case) -> bool:
-    """The process has died too often in the risky phases of this target."""
-    return case.state.restarts + _crashed(case) > case.rules.restarts_allowed
-
-
-def _crashed(case: Case) -> int:
-    return int(getattr(case.event, "crashed", False))
 
 
 # Actions for the operator's wish
@@ -220,13 +71,12 @@ def follow_now(case: Case) -> Move:
 
 def drop(case: Case) -> Move:
     """Stop working on the target; what runs is what is wanted, or what is wanted was refused here."""
-    state = _rest(case.state)
-    return replace(state, work=state.work + 1), (Cancel(case.state.work), DeleteUnused())
+    return _rest(case.state), (Cancel(case.state.work), DeleteUnused())
 
 
 def stop(case: Case) -> Move:
     """Take the model off this device."""
-    state = replace(_rest(case.state), running=None, previous=None, fallback=None, work=case.state.work + 1)
+    state = replace(_rest(case.state), running=None, previous=None, fallback=None)
     return state, (Cancel(case.state.work), Stop(), DeleteUnused())
 
 
@@ -234,34 +84,34 @@ def stop(case: Case) -> Move:
 
 
 def verify(case: Case) -> Move:
-    """All files are here."""
+    """All files are here: check signatures and digests once more."""
     return _work(replace(case.state, candidate=case.got(Fetched).candidate), "verifying")
 
 
 def stage(case: Case) -> Move:
-    """All files are what was signed."""
+    """All files are what was signed: name them in the staged slot."""
     return _work(case.state, "staged")
 
 
 def run_gate(case: Case) -> Move:
-    """The staged slot is written."""
+    """The staged slot is written: try the candidate on its golden inputs."""
     return _work(case.state, "gating")
 
 
 def activate(case: Case) -> Move:
-    """The gate was passed."""
+    """The gate was passed: let the candidate answer."""
     state, effects = _work(case.state, "activating")
     return state, (*effects, EmitEvent("gate_passed", getattr(case.event, "detail", ""), case.target))
 
 
 def switch(case: Case) -> Move:
-    """The candidate answers now; probation begins."""
+    """The candidate answers now: watch it."""
     return _switched(case), ()
 
 
 def commit(case: Case) -> Move:
-    """The running model has proven itself."""
-    return _rest(case.state), (EmitEvent("committed", "", case.target), DeleteUnused())
+    """The running model has proven itself: older refusals of it are forgotten."""
+    return _rest(without_refusal(case.state)), (EmitEvent("committed", "", case.target), DeleteUnused())
 
 
 def commit_and_begin(case: Case) -> Move:
@@ -282,7 +132,7 @@ def self_check(case: Case) -> Move:
 
 
 def next_variant(case: Case) -> Move:
-    """The gate refused this variant; the release has another for this device."""
+    """Fetch the next variant of the release."""
     state, event = case.state, case.got(GateRefused)
     state = replace(
         state,
@@ -296,18 +146,18 @@ def next_variant(case: Case) -> Move:
 
 
 def refuse_at_gate(case: Case) -> Move:
-    """No variant of the release did what was promised."""
+    """No variant did what was promised: remember the refusal; what runs goes on."""
     reason = "; ".join((*case.state.reasons, _gate_reason(case)))
     return _refuse(case, reason, "gate_refused")
 
 
 def refuse(case: Case) -> Move:
-    """The release cannot run here."""
+    """The release cannot run here: remember the refusal; what runs goes on."""
     return _refuse(case, _reason(case), "alert")
 
 
 def refuse_crash_loop(case: Case) -> Move:
-    """The process died each time that the candidate was tried."""
+    """Each try of the candidate killed the process: remember the refusal; what runs goes on."""
     return _refuse(case, _loop_reason(case), "alert")
 
 
@@ -422,9 +272,18 @@ def abandon(case: Case) -> Move:
 
 
 def _rest(state: ModelState) -> ModelState:
-    """Idle, with what runs."""
+    """Idle, with what runs; the result of whatever is still under way is stale from now on."""
     return replace(
-        state, target=None, candidate=None, passed_over=(), reasons=(), restarts=0, retries=0, waiting=False, checking=False
+        state,
+        target=None,
+        candidate=None,
+        passed_over=(),
+        reasons=(),
+        restarts=0,
+        retries=0,
+        waiting=False,
+        checking=False,
+        work=state.work + 1,
     )
 
 
@@ -432,13 +291,13 @@ def _fetch(state: ModelState) -> Move:
     return _work(replace(state, target=state.wanted), "fetching")
 
 
-def _work(state: ModelState, phase: str) -> Move:
+def _work(state: ModelState, phase: Phase) -> Move:
     """Number and order the work that belongs to a phase."""
     state = replace(state, work=state.work + 1, waiting=False)
     return state, (_effect_of(state, phase),)
 
 
-def _effect_of(state: ModelState, phase: str) -> Effect:
+def _effect_of(state: ModelState, phase: Phase) -> Effect:
     target, candidate, work = state.target, state.candidate, state.work
     if phase == "rolling_back":
         return RollBack(work, state.fallback, state.previous)
@@ -483,7 +342,7 @@ def _refuse(case: Case, reason: str, kind: str) -> Move:
 
 
 def _counted(case: Case) -> ModelState:
-    return replace(case.state, restarts=case.state.restarts + _crashed(case))
+    return replace(case.state, restarts=case.state.restarts + crashed(case))
 
 
 def _reason(case: Case) -> str:
@@ -495,4 +354,4 @@ def _gate_reason(case: Case) -> str:
 
 
 def _loop_reason(case: Case) -> str:
-    return f"the agent's process died {case.state.restarts + _crashed(case)} times while {case.state.phase}"
+    return f"the agent's process died {case.state.restarts + crashed(case)} times while {case.state.phase}"

@@ -106,6 +106,10 @@ class Outbox:
             ).fetchall()
             self._delete(number for (number,) in rows)
 
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return self._database.execute("SELECT 1 FROM reports LIMIT 1").fetchone() is None
+
     def count(self, lane: Lane) -> int:
         """Reports that wait."""
         return int(self._database.execute("SELECT count(*) FROM reports WHERE lane = ?", (lane,)).fetchone()[0])

@@ -114,8 +114,13 @@ class Performer:
             log.exception("%s of %s failed", type(work).__name__, model)
             return Failed(work.work, f"internal error: {error!r}", jitter=self._parts.chance())
 
-    def load(self, model: str, running: Running) -> None:
-        """Let `running` answer requests. Raises `AgentError`, `RuntimeFailure`, `ProtocolError` or `OSError`."""
+    def load(self, model: str, running: Running, *, warily: bool = False) -> None:
+        """Let `running` answer requests; `warily`: after a child process has tried it.
+
+        Raises `AgentError`, `RuntimeFailure`, `ProtocolError` or `OSError`.
+        """
+        if warily:
+            self._try_first(running)
         manifest, opened = self._open(running)
         identity = ModelIdentity(model=model, version=running.version, manifest=running.manifest, variant=running.variant)
         self._parts.host.activate(identity, opened, manifest.labels)
@@ -265,6 +270,13 @@ class Performer:
         self._parts.store.check(variant.file.digest)
         path = self._parts.store.path(variant.file.digest)
         return manifest, load(path, session_options=variant.session_options, threads=self._bounds.threads)
+
+    def _try_first(self, running: Running) -> None:
+        """This process has died again and again: it does not load what may be the reason."""
+        manifest = self._manifest(running)
+        verdict = self._parts.examine(self._question(manifest, _variant(manifest, running), None))
+        if not verdict.passed:
+            raise ReleaseRefused(verdict.reason)
 
     def _mend(self, running: Running, cancellation: Cancellation) -> None:
         """Fetch what is damaged of a release that ran here before: its digests are known, and need no new trust."""

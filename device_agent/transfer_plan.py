@@ -146,6 +146,13 @@ class TransferPlan:
             moments.append(self._not_before)
         return max(0.0, min(moments) - now)
 
+    def not_sent(self, ask: Ask) -> None:
+        """There was no connection for `ask`: its chunks are missing as before, and nobody is to blame."""
+        for index in ask.request.chunks:
+            self._under_way.pop(index, None)
+        self._missing = dict.fromkeys((*ask.request.chunks, *self._missing))
+        self.worker = None
+
     def received(self, answer: Answer, now: float) -> Piece | None:
         """Take an answer; return a chunk to write, or None. Foreign, late and doubled answers change nothing."""
         if self.ending or not self._is_ours(answer.request):

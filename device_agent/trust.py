@@ -39,6 +39,9 @@ ENVELOPE_BYTES: Final = 2 * limits.DESIRED_BYTES
 """Base64 and signatures around `limits.DESIRED_BYTES`."""
 METADATA_URL: Final = "mqtt://workers/metadata/"
 """Never resolved: `MetadataFetcher` looks at the file name alone."""
+PLAUSIBLE: Final = 1_735_689_600.0
+"""The start of 2025: a clock that shows less was never set."""
+AHEAD_S: Final = 24 * 3600.0
 _FILE: Final = "accepted.json"
 
 
@@ -77,11 +80,17 @@ class Director:
         except ProtocolError as error:
             raise MessageRejected(f"the director signed what cannot be read: {error}") from error
         self._check(state)
-        accepted = Accepted(sequence=state.sequence, expires=state.expires, floor=max(self._accepted.floor, state.issued))
+        floor = max(self._accepted.floor, self._believable(state.issued))
+        accepted = Accepted(sequence=state.sequence, expires=state.expires, floor=floor)
         if accepted != self._accepted:
             durable.write_bytes(self._path, codec.encode(accepted), mode=0o600)
             self._accepted = accepted
         return state
+
+    def _believable(self, issued: float) -> float:
+        """A device with a clock does not let one message from the far future expire all that come after it."""
+        now = self._clock.now()
+        return min(issued, now + AHEAD_S) if now >= PLAUSIBLE else issued
 
     def _verified(self, payload: bytes) -> bytes:
         if len(payload) > ENVELOPE_BYTES:
@@ -147,7 +156,7 @@ class Releases:
         config = UpdaterConfig(prefix_targets_with_hash=False, targets_max_length=limits.METADATA_BYTES)
         updater = Updater(str(self._directory), METADATA_URL, fetcher=self._fetcher, config=config, bootstrap=self._root)
         # python-tuf reads the system's clock in a constructor, and offers no way to give it another time.
-        trusted: Any = updater._trusted_set  # noqa: SLF001 - see above; tests/unit/device_agent/test_agent_trust.py keeps it true
+        trusted: Any = updater._trusted_set  # noqa: SLF001 - see above; a test keeps it true
         trusted.reference_time = datetime.fromtimestamp(self._director.now(), UTC)
         return updater
 

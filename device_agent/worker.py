@@ -1,4 +1,7 @@
-"""One thread for slow work, so that the event loop never waits for a disk, a network or a model."""
+"""A thread for slow work, so that the event loop never waits for a disk, a network or a model.
+
+The agent has two: one for what needs the network, one for what does not, so that a slow download never delays a roll-back.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Protocol
 log = logging.getLogger(__name__)
 
 Job = Callable[[], None]
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 5.0
 
 
 class Worker(Protocol):
@@ -25,9 +28,9 @@ class Worker(Protocol):
 class ThreadWorker:
     """The real one."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self._jobs: queue.Queue[Job | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, name="agent-worker", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin to work."""

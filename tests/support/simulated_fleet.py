@@ -16,10 +16,10 @@ from device_agent.agent import Agent, Surroundings
 from device_agent.content import ContentStore
 from device_agent.events import Result, Work
 from device_agent.fetch import BlobFetcher, MetadataFetcher
+from device_agent.guards import Rules
 from device_agent.journal import Entry, Journal
 from device_agent.link import Cancellation, ChunkLink
 from device_agent.model_state import ModelState
-from device_agent.moves import Rules
 from device_agent.outbox import Outbox
 from device_agent.perform import Bounds, Gate, Parts, Performer, Progress
 from device_agent.reporter import Reporter, will_of
@@ -218,6 +218,7 @@ class SimulatedDevice:
         self.journal = CrashingJournal(self.directory, self._note)
         around = Surroundings(
             transport=self.transport,
+            transfers=self.worker,
             worker=self.worker,
             performer=CrashingPerformer(parts, Bounds(), self._dies_after),
             host=self.host,
