@@ -7,6 +7,7 @@ lives in a module of its own; here stands only the order, and what one step hand
 from __future__ import annotations
 
 import platform
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from converters.settings import Settings, check_settings
 from converters.sources import Source, read_onnx
 from converters.trial import Reference, Trial, attempt
 from fleet_io.bundle_directory import Bundle, write_bundle
+from fleet_io.errors import BundleUnwritable
 from fleet_protocol import codec
 from fleet_protocol.digests import digest_of
 from fleet_protocol.manifest import Lineage
@@ -38,6 +40,8 @@ Progress = Callable[[str, float], None]
 Data = Path | Mapping[str, Array]
 
 _TIMING_SECONDS: Final = 2.0
+_COPIES: Final = 8
+"""Temporary files that are each as large as the model: the given one, simplified ones, variants."""
 
 
 def silent(text: str, done: float) -> None:
@@ -85,8 +89,27 @@ def convert(
     check_settings(settings)
     progress("reading the model", 0.0)
     original = read_onnx(source)
-    with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
-        return _Conversion(settings, original, Path(work), progress).run(calibration, evaluate)
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
+            return _Conversion(settings, original, Path(work), progress).run(calibration, evaluate)
+    except OSError as error:
+        raise BundleUnwritable(
+            f"The conversion cannot write its temporary files in {tempfile.gettempdir()}: {error.strerror or error}. "
+            "Free space there, or set TMPDIR to another directory."
+        ) from error
+
+
+def check_room(free: int, model: int, where: Path) -> None:
+    """Refuse at once what would fail later: onnxruntime's tools call a full disk a bad model. Sizes are bytes.
+
+    Raises `BundleUnwritable`.
+    """
+    needed = _COPIES * model
+    if free < needed:
+        raise BundleUnwritable(
+            f"The conversion needs {needed} bytes for temporary files in {where}, and {free} are free. Free space there, or set "
+            "TMPDIR to another directory."
+        )
 
 
 class _Conversion:
@@ -99,8 +122,10 @@ class _Conversion:
         self._progress = progress
 
     def run(self, calibration: Data, evaluate: Data | None) -> Bundle:
+        content = self._source.content()
+        check_room(shutil.disk_usage(self._work).free, len(content), self._work.parent)
         given = self._work / "given.onnx"
-        given.write_bytes(self._source.content())
+        given.write_bytes(content)
         model = evaluation.load_source(given, self._source.path)
         try:
             data, held_out = self._read_data(model.inputs, calibration, evaluate)

@@ -44,7 +44,7 @@ class Quantizer:
         try:
             model = self._static(recipe) if isinstance(recipe, StaticRecipe) else self._weights(recipe)
             onnx.checker.check_model(model)
-        except RecipeFailed:
+        except (RecipeFailed, OSError):  # a full disk is no fault of the recipe
             raise
         except Exception as error:  # the tools below raise anything from AssertionError to their own
             raise RecipeFailed(f"cannot be made from this model: {_first_line(error)}") from error
