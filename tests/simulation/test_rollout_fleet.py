@@ -8,30 +8,18 @@ from typing import Any
 
 import msgspec
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 from securesystemslib.signer import Key
 
 from fleet_protocol import topics
 from fleet_protocol.states import Assignment
 from model_registry import director
-from tests.support.registry_world import RegistryWorld, TalkingDevice, registry_world, runs
+from tests.support.registry_world import RegistryWorld, TalkingDevice, registry_world, request_pem, runs
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[RegistryWorld]:
     with registry_world(tmp_path) as made:
         yield made
-
-
-def request_pem() -> str:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "whatever")])
-    made = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
-    return made.public_bytes(Encoding.PEM).decode()
 
 
 def join(world: RegistryWorld, *names: str) -> list[TalkingDevice]:

@@ -11,6 +11,12 @@ from typing import Any
 
 import httpx
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import Key
 from starlette.applications import Starlette
@@ -93,6 +99,13 @@ def make_bundle(
         lineage=Lineage(source=digest_of(content), data=digest_of(b"data")),
     )
     return write_bundle(directory, manifest, paths)
+
+
+def request_pem(key: CertificateIssuerPrivateKeyTypes | None = None, *, name: str = "whatever") -> str:
+    """A device's certificate request; what name it asks for must not matter."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    return made.sign(key or ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
 
 @dataclass
