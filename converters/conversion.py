@@ -107,8 +107,8 @@ def check_room(free: int, model: int, where: Path) -> None:
     needed = _COPIES * model
     if free < needed:
         raise BundleUnwritable(
-            f"The conversion needs {needed} bytes for temporary files in {where}, and {free} are free. Free space there, or set "
-            "TMPDIR to another directory."
+            f"The conversion needs {needed} bytes for temporary files in {where}, and {free} are free. "
+            "Free space there, or set TMPDIR to another directory."
         )
 
 

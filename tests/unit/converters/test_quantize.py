@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -122,4 +123,13 @@ def test_messages_of_the_tools_lose_this_runs_temporary_paths(tmp_path: Path) ->
 
     source = read_onnx(mlp_classifier(tmp_path / "m.onnx"))
     with pytest.raises(RecipeFailed, match=r"^cannot be made from this model: cannot open the model here$"):
+        Quantizer(source, batches=batches).apply(StaticRecipe())
+
+
+def test_a_full_disk_is_no_fault_of_the_recipe(tmp_path: Path) -> None:
+    def batches() -> list[dict[str, Any]]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = read_onnx(mlp_classifier(tmp_path / "m.onnx"))
+    with pytest.raises(OSError, match="No space left"):
         Quantizer(source, batches=batches).apply(StaticRecipe())
