@@ -87,6 +87,7 @@ class Ingest:
         self._transport: Transport | None = None
         self._stopping = threading.Event()
         self._retained_at: float | None = None
+        self._failures = 0
         self._thread = threading.Thread(target=self._work, name="telemetry-ingest", daemon=True)
 
     def attach(self, transport: Transport) -> None:
@@ -123,22 +124,25 @@ class Ingest:
         self.inbox.offer(message)
 
     def _work(self) -> None:
-        pause = FIRST_PAUSE_S
         while not self._stopping.is_set():
             try:
                 self._retain_when_due()
                 batch = self.inbox.take(BATCH, IDLE_S)
                 if batch:
                     self.process(batch)
-                pause = FIRST_PAUSE_S
+                self._failures = 0
             except StoreUnavailable as error:
-                log.error("%s Reports are not acknowledged; the devices keep them. Trying again in %.1f s.", error, pause)  # noqa: TRY400 - the message says all
-                self._stopping.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                self._pause(f"{error} Reports are not acknowledged, so the devices keep them.")
             except Exception:  # a fault of ours must not end ingest for the whole fleet
-                log.exception("telemetry ingest failed on a batch; its reports are not acknowledged")
-                self._stopping.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                log.exception("telemetry ingest failed")
+                self._pause("Reports are not acknowledged, so the devices keep them.")
+
+    def _pause(self, why: str) -> None:
+        """Say why, and wait longer after each failure in a row."""
+        wait = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self._failures)
+        self._failures = min(self._failures + 1, 10)
+        log.error("%s Trying again in %.1f s.", why, wait)
+        self._stopping.wait(wait)
 
     def _retain_when_due(self) -> None:
         now = self._clock.monotonic()

@@ -51,6 +51,7 @@ class TestBroker:
         rules = "".join(f"\nuser {name}\ntopic readwrite {topics.ALL}\n" for name in names)
         access = self.process.log_path.with_name("access.conf")
         access.write_text(rules + access.read_text())
+        self.connected(CENTRAL_NAME).stop()  # before its main loop runs, Mosquitto would die of the signal
         assert self.process.pid is not None
         os.kill(self.process.pid, signal.SIGHUP)
 
