@@ -112,7 +112,7 @@ def _quiet_run() -> ort.RunOptions:
 
 
 def make_options(given: Mapping[str, str], threads: int | None) -> ort.SessionOptions:
-    """onnxruntime's options from a variant's own. Raises `ModelRejected` for one that is not on the list."""
+    """The engine's options from a variant's own. Raises `ModelRejected` for one that is not on the list."""
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_NOTHING
     if threads is not None:

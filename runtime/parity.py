@@ -54,3 +54,19 @@ def accuracy(answers: Array, labels: Array) -> float | None:
     if got is None or not len(labels):
         return None
     return float(np.mean(got == labels))
+
+
+def likeness_db(before: Array, after: Array) -> float:
+    """How near two answers of one function are, in dB within ±`SQNR_LIMIT_DB`; NaN and infinity must stand in the same places.
+
+    Answers of other shapes or types, and whole numbers that differ, are not alike at all.
+    """
+    if before.shape != after.shape or before.dtype != after.dtype:
+        return -SQNR_LIMIT_DB
+    if before.dtype.kind != "f":
+        return SQNR_LIMIT_DB if np.array_equal(before, after) else -SQNR_LIMIT_DB
+    finite = np.isfinite(before)
+    if not np.array_equal(before[~finite], after[~finite], equal_nan=True):
+        return -SQNR_LIMIT_DB
+    noise = np.abs(before[finite].astype(np.float64) - after[finite])
+    return sqnr_db(before[finite], after[finite]) if np.isfinite(noise).all() else -SQNR_LIMIT_DB

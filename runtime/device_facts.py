@@ -1,0 +1,76 @@
+"""What a measurement or an optimised graph is true for: this processor and these library versions.
+
+Two devices with the same facts may share what was prepared or measured; when one fact changes, it is made again.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from fleet_protocol.digests import digest_of
+
+_LIBRARIES: Final = ("onnxruntime", "ai-edge-litert", "numpy")
+_CPU_FIELDS: Final = frozenset(
+    {"model name", "vendor_id", "flags", "Features", "CPU implementer", "CPU part", "CPU variant", "Hardware"}
+)
+"""Of /proc/cpuinfo, on x86 and ARM: what decides which kernels and layouts an engine takes."""
+
+
+class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The processor and the libraries."""
+
+    machine: str
+    processor: str
+    """For people: the processor's name, as far as the system knows it."""
+    features: str
+    """Digest of all that the system says of the processor's kind and instructions."""
+    cores: int
+    """Cores that this process may use."""
+    libraries: dict[str, str]
+
+
+def device_facts() -> DeviceFacts:
+    """The facts of this device, as this process sees it."""
+    fields = _cpu_fields()
+    name = fields.get("model name") or fields.get("Hardware") or platform.processor() or "unknown"
+    return DeviceFacts(
+        machine=platform.machine(),
+        processor=name,
+        features=digest_of(repr(sorted(fields.items())).encode()),
+        cores=usable_cores(),
+        libraries={name: version for name in _LIBRARIES if (version := _version(name))},
+    )
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on; at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_fields() -> dict[str, str]:
+    """Each field's first value: cores of one device may differ, and then the first stands for all."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    found: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in _CPU_FIELDS:
+            found.setdefault(name.strip(), value.strip())
+    return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
