@@ -47,6 +47,23 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     }
 
 
+def test_the_examples_page_says_how_accurate_its_models_are() -> None:
+    with np.load(DATA) as arrays:
+        pixels, label = arrays["pixels"], arrays["label"]
+        assert len(arrays["train_pixels"]) == 897
+    said = re.search(r"v1 (0\.\d+), v2 (0\.\d+)", (DIGITS / "README.md").read_text(encoding="utf-8"))
+    assert said is not None
+    for version, figure in zip(("v1", "v2"), said.groups(), strict=True):
+        answers = load(DIGITS / f"digits-{version}.onnx")({"pixels": pixels})["probabilities"]
+        assert f"{np.mean(answers.argmax(axis=1) == label):.4f}" == figure
+
+
+def test_no_sample_to_convert_with_was_trained_with() -> None:
+    with np.load(DATA) as arrays:
+        trained = {sample.tobytes() for sample in arrays["train_pixels"]}
+        assert not trained & {sample.tobytes() for sample in arrays["pixels"]}
+
+
 def test_every_variant_of_a_good_model_ships_within_half_a_point_of_float(digits: dict[str, Bundle]) -> None:
     for version, least in (("1.0.0", 0.94), ("1.1.0", 0.97)):
         report = converters.read_report(digits[version])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html.parser import HTMLParser
 
 import msgspec
 import pytest
@@ -99,3 +100,27 @@ def test_bad_news_stands_before_the_figures() -> None:
 def test_the_page_does_without_timing_and_without_accuracy() -> None:
     bare = msgspec.structs.replace(report(), variants=(report().variants[1],), warnings=())
     assert "No bad news" in render(bare, None)
+
+
+class Nesting(HTMLParser):
+    """Fails where a tag is closed that was not opened last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in ("meta", "br"):
+            self.opened.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.opened.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        pass
+
+
+def test_every_tag_of_the_page_is_closed_in_its_turn() -> None:
+    parser = Nesting()
+    parser.feed(render(report(), TIMING))
+    assert parser.opened == []
