@@ -84,7 +84,8 @@ class HttpServer:
 
 def listening_socket(host: str, port: int) -> socket.socket:
     """A TCP socket that listens; port 0 takes a free one. Raises `ListenFailed`."""
-    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    # The protocol is named because asyncio sets TCP_NODELAY only on sockets that say so: without it each answer costs 40 ms.
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
