@@ -16,6 +16,9 @@ from runtime.errors import (
 )
 from runtime.host import Inference, ModelHost, ModelIdentity
 from runtime.model import Model, load
+from runtime.privacy import keep_private
+
+keep_private()
 
 __all__ = [
     "Inference",
