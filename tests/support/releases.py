@@ -49,15 +49,20 @@ def make_release(
     model: str = "digits",
     seed: int = 0,
     damages: Sequence[float] = (0.0,),
+    answers_nan: bool = False,
     chunk_size: int = CHUNK,
 ) -> Release:
-    """A release of a linear classifier. Each of `damages` gives a variant whose weights are damaged by that share."""
+    """A release of a linear classifier. Each of `damages` gives a variant whose weights are damaged by that share; with
+    `answers_nan` every answer is NaN.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     golden = models.linear_golden(directory / f"{version}-golden.npz", count=8, seed=seed)
-    paths = [
-        models.linear_classifier(directory / f"{version}-{at}.onnx", seed=seed, damage=damage)
-        for at, damage in enumerate(damages)
-    ]
+    paths = [directory / f"{version}-{at}.onnx" for at in range(len(damages))]
+    for path, damage in zip(paths, damages, strict=True):
+        if answers_nan:
+            models.not_a_number(path)
+        else:
+            models.linear_classifier(path, seed=seed, damage=damage)
     note = directory / f"{version}-note.json"
     note.write_text("{}")
     described = {path: _describe(path, chunk_size) for path in (*paths, golden, note)}

@@ -43,6 +43,9 @@ START = 1_800_000_000.0
 RULES = Rules(probation_s=10.0, probation_inferences=5, restarts_allowed=3, first_retry_s=1.0, longest_retry_s=60.0)
 
 
+MOST_DEATHS = 50
+
+
 class Killed(BaseException):
     """The process dies here: nothing catches it but the harness."""
 
@@ -272,14 +275,16 @@ class SimulatedDevice:
     def _settle(self) -> None:
         """Until nothing is left to do at this moment; jobs let time pass by themselves."""
         while True:
-            self._alive(self._turn)
             if self._dead:
                 self.deaths += 1
+                assert self.deaths < MOST_DEATHS, f"{self.name} is in a crash loop: {self.history[-20:]}"
                 self.kill()
                 self._dead = False
                 self.start()
-            elif not self.worker.jobs and self.agent.inputs.empty():
-                return
+            else:
+                self._alive(self._turn)
+                if not self._dead and not self.worker.jobs and self.agent.inputs.empty():
+                    return
 
     def _turn(self) -> None:
         while not self.agent.inputs.empty():

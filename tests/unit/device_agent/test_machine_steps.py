@@ -145,7 +145,7 @@ class TestBeforeTheSwitch:
         assert not any(isinstance(effect, EmitEvent) for effect in effects)
 
     def test_when_what_runs_is_lost_the_previous_one_answers_first(self, phase: Phase) -> None:
-        state, effects = happen(replace(in_phase(phase), previous=running(0)), Lost("damaged"))
+        state, _effects = happen(replace(in_phase(phase), previous=running(0)), Lost("damaged"))
         assert (state.phase, state.fallback) == ("rolling_back", running(0))
         state, _effects = happen(state, RolledBack(state.work))
         assert (state.phase, state.running, state.target) == ("fetching", running(0), assignment(2))
