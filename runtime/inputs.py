@@ -48,7 +48,8 @@ def read(path: Path, specs: tuple[TensorSpec, ...]) -> dict[str, Array]:
 
 def _values(path: Path) -> Mapping[str, Value] | Value:
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return dict(archive)
     if path.suffix == ".npy":
         array: Array = np.load(path, allow_pickle=False)
