@@ -1,7 +1,7 @@
 """No engine reports to its vendor: a device reports to its operator and to nobody else.
 
-Since 1.29, ONNX Runtime on Linux uploads events to Microsoft and keeps a device identifier on the disk, unless it is told not to
-before it is loaded (microsoft/onnxruntime pull request 27379, Privacy.md). Whoever wants that sets the variable to 0.
+Since 1.29, ONNX Runtime on Linux uploads events to Microsoft and keeps a device identifier on the disk, unless it is told not
+to before it is loaded (microsoft/onnxruntime pull request 27379, Privacy.md). Whoever wants that sets the variable to 0.
 """
 
 from __future__ import annotations

@@ -21,10 +21,11 @@ def test_loading_a_model_leaves_nothing_in_home_or_temporary_directories(tmp_pat
     linear_classifier(model)
     home = tmp_path / "home"
     home.mkdir()
-    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    inherited = dict(os.environ)  # noqa: TID251 - a child with another home
+    inherited.pop("ORT_DISABLE_TELEMETRY", None)
     subprocess.run(
         [sys.executable, "-c", script, str(model)],
-        env={**environment, "HOME": str(home), "TMPDIR": str(home), "XDG_CACHE_HOME": str(home)},
+        env={**inherited, "HOME": str(home), "TMPDIR": str(home), "XDG_CACHE_HOME": str(home)},
         check=True,
     )
     assert list(home.rglob("*")) == []
