@@ -74,7 +74,11 @@ def test_a_malformed_request_is_refused_with_what_is_wrong(case: Any) -> None:
 
 
 def test_a_response_names_the_version_and_carries_the_wanted_outputs() -> None:
-    outputs = {"a": np.array([[1.5, 2]], np.float32), "b": np.array([3], np.int64), "c": np.array(["x"], object)}
+    outputs: dict[str, np.ndarray] = {
+        "a": np.array([[1.5, 2]], np.float32),
+        "b": np.array([3], np.int64),
+        "c": np.array(["x"], object),
+    }
     asked = oip.InferRequest({}, ("b", "a"), "7")
     assert json.loads(oip.encode_response(outputs, model="m", version="1.0.0", request=asked)) == {
         "model_name": "m",

@@ -10,6 +10,7 @@ import pytest
 
 from fleet_protocol.tensors import TensorSpec
 from runtime import InvalidInput, inputs
+from runtime.errors import MalformedRequest
 
 ONE = (TensorSpec(name="x", datatype="FP32", shape=(-1, 3)),)
 TWO = (*ONE, TensorSpec(name="n", datatype="INT64", shape=(-1,)))
@@ -41,12 +42,12 @@ def saved(path: Path, value: object) -> Path:
 )
 def test_every_way_to_write_one_input_gives_the_same_array(tmp_path: Path, name: str, value: object) -> None:
     got = inputs.read(saved(tmp_path / name, value), ONE)["x"]
-    assert (got.dtype, got.tolist()) == (np.float32, WANTED)
+    assert (got.dtype.name, got.tolist()) == ("float32", WANTED)
 
 
 def test_several_inputs_are_told_apart_by_name(tmp_path: Path) -> None:
     got = inputs.read(saved(tmp_path / "x.npz", {"x": np.ones((2, 3)), "n": np.array([1, 2], np.int32)}), TWO)
-    assert (got["x"].dtype, got["n"].dtype) == (np.float32, np.int64)
+    assert (got["x"].dtype.name, got["n"].dtype.name) == ("float32", "int64")
     with pytest.raises(InvalidInput, match="one array and the model has the inputs x, n"):
         inputs.read(saved(tmp_path / "x.npy", np.ones((2, 3))), TWO)
 
@@ -77,7 +78,7 @@ def test_an_unknown_name_is_left_for_the_model_to_refuse(tmp_path: Path) -> None
 )
 def test_a_file_that_is_no_request_is_said_so(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises((InvalidInput, inputs.oip.MalformedRequest), match=message):
+    with pytest.raises((InvalidInput, MalformedRequest), match=message):
         inputs.read(tmp_path / name, ONE)
 
 

@@ -1,0 +1,41 @@
+"""docs/runtime.md says what is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from runtime import errors, oip_app
+from tests.support import models
+
+PAGE = (Path(__file__).parents[3] / "docs" / "runtime.md").read_text(encoding="utf-8")
+
+
+def test_its_programs_run_and_print_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models.linear_classifier(tmp_path / "digits.onnx")
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+    exec(compile(code, "docs/runtime.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    said = re.findall(r"^print.*?  # (.*)$", code, re.MULTILINE)
+    assert len(printed) == len(said)
+    for line, comment in zip(printed, said, strict=True):
+        assert line == comment or (comment.startswith("such as: onnxruntime") and line.startswith("onnxruntime"))
+
+
+def test_every_error_that_it_names_exists() -> None:
+    named = re.findall(r"^\| `(\w+)`", PAGE, re.MULTILINE)
+    assert "ModelRejected" in named
+    for name in named:
+        assert issubclass(getattr(errors, name), errors.RuntimeFailure)
+
+
+def test_its_limits_are_those_of_the_server() -> None:
+    assert f"more than {oip_app.BODY_BYTES >> 20} MiB" in PAGE
+    assert f"may hold {oip_app.BODY_BYTES * oip_app.HELD_BODIES >> 20} MiB" in PAGE
+    assert f"within {oip_app.INLINE_S * 1000:g} ms" in PAGE
+    assert f"above {oip_app.INLINE_BYTES >> 10} KiB" in PAGE
