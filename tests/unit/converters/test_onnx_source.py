@@ -128,3 +128,16 @@ def test_external_data_that_breaks_off_is_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes((tmp_path / "weights.bin").read_bytes()[:100])
     with pytest.raises(SourceRejected, match="'weights'"):
         read_onnx(path)
+
+
+def test_external_data_that_is_longer_than_its_weights_is_refused(tmp_path: Path) -> None:
+    path = external_data(tmp_path / "m.onnx", "weights.bin")
+    (tmp_path / "weights.bin").write_bytes((tmp_path / "weights.bin").read_bytes() + b"more")
+    model = onnx.load(str(path), load_external_data=False)
+    for tensor in model.graph.initializer:
+        kept = [entry for entry in tensor.external_data if entry.key == "location"]
+        del tensor.external_data[:]
+        tensor.external_data.extend(kept)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(SourceRejected, match=r"weights\.bin gives 2564 bytes for the weights 'weights', which need 2560"):
+        read_onnx(path)
