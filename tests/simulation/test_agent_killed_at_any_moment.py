@@ -1,7 +1,7 @@
-"""The agent dies in every state: right after the journal named it, and right after its work was done. Each death has an outcome.
+"""The agent dies in every state: right after the journal named it, and right after its work was done.
 
-The device runs 1.0.0 and is on its way to 1.1.0. What dies is the process (in simulation): it loses its memory, its connection
-and whatever it had not written; the next one begins with the journal.
+Each death has an outcome. The device runs 1.0.0 and is on its way to 1.1.0. What dies is the process (in simulation): it loses
+its memory, its connection and whatever it had not written; the next one begins with the journal.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ and the gate's child process, whose work is done in this one.
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -70,7 +71,12 @@ class CrashingJournal(Journal):
         super().__init__(directory)
         self._dies = dies
 
+    full = False
+    """The disk takes nothing more."""
+
     def save(self, entry: Entry) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
         super().save(entry)
         if self._dies(entry):
             raise Killed
