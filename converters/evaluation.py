@@ -144,16 +144,16 @@ def latencies(
 ) -> dict[str, float]:
     """Seconds of one single-sample call, per model: the best of many rounds, taken for about `seconds` in all.
 
-    Interleaved: every round times every model, so that a machine that gets slower slows all alike. The best round counts, because what else runs on the machine can only add to a time.
+    Interleaved: every round times every model, so that a machine that gets slower slows all alike. The best
+    round counts, because what else runs on the machine can only add to a time.
     """
     sample = next(data.batches(1))
     calls = {name: _calls_per_slot(model, sample, stopwatch) for name, model in models.items()}
-    names = list(models)
-    measured: dict[str, list[float]] = {name: [] for name in names}
+    measured: dict[str, list[float]] = {name: [] for name in models}
     start = stopwatch()
     for at in range(_ROUNDS_AT_MOST):
-        for name in names:
-            measured[name].append(_time(models[name], sample, calls[name], stopwatch))
+        for name, model in models.items():
+            measured[name].append(_time(model, sample, calls[name], stopwatch))
         if at + 1 >= _ROUNDS_AT_LEAST and stopwatch() - start > seconds:
             break
     return {name: min(times) for name, times in measured.items()}
