@@ -157,11 +157,15 @@ def requested_key(request: bytes) -> CertificatePublicKeyTypes:
         raise InvalidRequest(f"The certificate request cannot be read: {error}.", "Send a PKCS#10 request as PEM.") from error
     if not proved:
         raise InvalidRequest("The certificate request is not signed by its own key.")
-    if isinstance(key, (ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey)):
+    if isinstance(key, ed25519.Ed25519PublicKey) or (
+        isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1))
+    ):
         return key
     if isinstance(key, rsa.RSAPublicKey) and _SMALLEST_RSA <= key.key_size <= _LARGEST_RSA:
         return key
-    raise InvalidRequest("The certificate request has a key of no accepted kind.", "Use EC P-256, Ed25519 or RSA of 2048 bits.")
+    raise InvalidRequest(
+        "The certificate request has a key of no accepted kind.", "Use EC P-256 or P-384, Ed25519, or RSA of 2048 to 4096 bits."
+    )
 
 
 def key_fingerprint(key: CertificatePublicKeyTypes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -113,8 +114,7 @@ def list_rollouts(*, data_dir: Path, as_json: bool) -> None:
 @click.option("--watch", is_flag=True, help="Stay until it has ended; exit with 1 when it did not succeed.")
 @connection.data_option
 @terminal.json_option
-@click.pass_context
-def status(context: click.Context, *, number: int, watch: bool, data_dir: Path, as_json: bool) -> None:
+def status(*, number: int, watch: bool, data_dir: Path, as_json: bool) -> None:
     """Show rollout NUMBER and each of its devices.
 
     \b
@@ -129,7 +129,7 @@ def status(context: click.Context, *, number: int, watch: bool, data_dir: Path, 
     elif not watch:
         terminal.out.print(picture(seen))
     if watch and seen["state"] != "succeeded":
-        context.exit(1)
+        sys.exit(1)
 
 
 @command.command("abort")

@@ -247,7 +247,7 @@ def test_a_missing_key_is_named(world: RegistryWorld, tmp_path: Path, missing: s
 
 
 def test_keys_of_another_registry_are_refused(world: RegistryWorld, tmp_path: Path) -> None:
-    with registry_world(tmp_path / "elsewhere") as elsewhere:
+    with registry_world(tmp_path / "elsewhere", fresh=True) as elsewhere:
         bundle = make_bundle(tmp_path / "bundle")
         with pytest.raises(MetadataRefused, match=r"do not follow from root\.json"):
             publish(bundle.directory, client=world.client, keys=elsewhere.keys, now=world.clock.now())

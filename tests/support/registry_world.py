@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -179,12 +180,24 @@ class RegistryWorld:
 
 
 @contextmanager
-def registry_world(directory: Path) -> Iterator[RegistryWorld]:
-    """A world for one test."""
+def registry_world(directory: Path, *, fresh: bool = False) -> Iterator[RegistryWorld]:
+    """A world for one test. Its keys are those of every other world of the test run, unless it is `fresh`."""
     world = RegistryWorld(directory / "registry")
+    if not fresh:
+        shutil.copytree(_template(directory.parent), world.directory)
     world.open()
     with contextlib.closing(world):
         yield world
+
+
+def _template(directory: Path) -> Path:
+    """A prepared registry, made once and copied from then on: making keys and syncing them takes longer than most tests."""
+    template = directory / "registry-template"
+    if not template.exists():
+        made = Registry(RegistrySettings(template), clock=SystemClock())
+        made.prepare()
+        made.stop()
+    return template
 
 
 @dataclass

@@ -1,0 +1,51 @@
+"""The director's signed words: what stands in them, and that nobody else's key will do."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import CryptoSigner
+
+from fleet_protocol.digests import digest_of
+from fleet_protocol.errors import LimitExceeded
+from fleet_protocol.states import DESIRED_PAYLOAD_TYPE, Assignment, decode_desired
+from model_registry import director
+
+NOW = 1_800_000_000.75
+
+
+def assignment(model: str) -> Assignment:
+    return Assignment(model=model, version="1.0.0", manifest=digest_of(model.encode()))
+
+
+def test_a_word_is_signed_and_says_what_how_long_and_in_which_order() -> None:
+    signer = CryptoSigner.generate_ed25519()
+    state = director.desired_state("cam", (assignment("digits"),), sequence=3, now=NOW)
+    envelope = Envelope.from_dict(json.loads(director.seal(state, signer)))
+    envelope.verify([signer.public_key], 1)
+    assert envelope.payload_type == DESIRED_PAYLOAD_TYPE
+    assert decode_desired(envelope.payload) == state
+    assert (state.device, state.sequence, state.issued) == ("cam", 3, int(NOW))
+    assert state.expires - state.issued == director.VALID_S
+
+
+def test_another_key_does_not_verify_it() -> None:
+    state = director.desired_state("cam", (), sequence=1, now=NOW)
+    envelope = Envelope.from_dict(json.loads(director.seal(state, CryptoSigner.generate_ed25519())))
+    with pytest.raises(VerificationError):
+        envelope.verify([CryptoSigner.generate_ed25519().public_key], 1)
+
+
+def test_a_word_that_no_device_would_read_is_not_signed() -> None:
+    crowd = tuple(assignment(f"{'m' * 60}-{at:02}") for at in range(30))
+    state = director.desired_state("cam", crowd, sequence=1, now=NOW)
+    with pytest.raises(LimitExceeded):
+        director.seal(state, CryptoSigner.generate_ed25519())
+
+
+@pytest.mark.parametrize(("left", "due"), [(1.0, False), (0.51, False), (0.49, True), (0.0, True), (-1.0, True)])
+def test_a_word_is_renewed_when_half_of_its_time_is_over(left: float, due: bool) -> None:
+    assert director.needs_reissue(NOW + left * director.VALID_S, NOW) is due
