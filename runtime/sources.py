@@ -13,7 +13,7 @@ from typing import Final
 
 from fleet_protocol import digests, limits
 from fleet_protocol.errors import ProtocolError
-from fleet_protocol.manifest import MANIFEST_FILE, Manifest, Variant, decode_manifest
+from fleet_protocol.manifest import MANIFEST_FILE, Descriptor, Manifest, Tolerance, decode_manifest
 from runtime.engine import format_of
 from runtime.errors import ModelRejected
 from runtime.host import ModelIdentity
@@ -55,6 +55,30 @@ def find(path: Path, *, variant: str | None = None) -> Source:
     return Source(path, ModelIdentity(name, UNRELEASED, _digest(path), form))
 
 
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One variant with what its answers are held against. A bare file is named by its format, and has nothing of the kind."""
+
+    name: str
+    source: Source
+    tolerance: Tolerance | None = None
+    golden: Path | None = None
+    golden_samples: int = 0
+
+
+def contenders(path: Path) -> tuple[Contender, ...]:
+    """Every variant of a bundle directory, the publisher's preferred first, or the one bare file. Raises `ModelRejected`."""
+    if not (path / MANIFEST_FILE).is_file():
+        source = find(path)
+        return (Contender(source.identity.variant, source),)
+    manifest, _ = _manifest(path)
+    golden = _checked_file(path, manifest.golden.file)
+    return tuple(
+        Contender(each.name, find(path, variant=each.name), each.tolerance, golden, manifest.golden.samples)
+        for each in manifest.variants
+    )
+
+
 def _from_bundle(directory: Path, name: str | None) -> Source:
     manifest, content = _manifest(directory)
     variant = manifest.variants[0] if name is None else manifest.variant(name)
@@ -62,7 +86,7 @@ def _from_bundle(directory: Path, name: str | None) -> Source:
         there = ", ".join(each.name for each in manifest.variants)
         raise ModelRejected(f"{directory} has no variant {name!r}. It has: {there}.")
     identity = ModelIdentity(manifest.model, manifest.version, digests.digest_of(content), variant.name)
-    return Source(_checked_file(directory, variant), identity, variant.session_options, manifest.labels)
+    return Source(_checked_file(directory, variant.file), identity, variant.session_options, manifest.labels)
 
 
 def _manifest(directory: Path) -> tuple[Manifest, bytes]:
@@ -77,15 +101,15 @@ def _manifest(directory: Path) -> tuple[Manifest, bytes]:
         raise ModelRejected(f"{path} is not a manifest: {error}. Convert or fetch the bundle again.") from error
 
 
-def _checked_file(directory: Path, variant: Variant) -> Path:
-    path = directory / variant.file.path
+def _checked_file(directory: Path, file: Descriptor) -> Path:
+    path = directory / file.path
     if not path.resolve().is_relative_to(directory.resolve()):
         raise ModelRejected(f"{path} leads out of its bundle. Fetch the bundle again.")
     format_of(path)
     size = path.stat().st_size
-    if size != variant.file.size:
-        raise ModelRejected(f"{path} has {size} bytes; the manifest says {variant.file.size}. Fetch the bundle again.")
-    if _digest(path) != variant.file.digest:
+    if size != file.size:
+        raise ModelRejected(f"{path} has {size} bytes; the manifest says {file.size}. Fetch the bundle again.")
+    if _digest(path) != file.digest:
         raise ModelRejected(f"{path} is not the file that the manifest names: its digest differs. Fetch the bundle again.")
     return path
 
