@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from edgeward.broker import free_port, listens
-from tests.support.central_side import CentralSide, central_side, edgeward, wait_until
+from tests.support.central_side import CentralSide, central_side, edgeward
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -51,8 +52,8 @@ def test_killed_with_9_it_starts_again_although_its_broker_was_left_behind(centr
 def test_a_broker_that_was_killed_is_started_again(central: CentralSide) -> None:
     broker = central.broker_pid()
     psutil.Process(broker).kill()
-    wait_until(lambda: central.broker_pid() != broker and listens("127.0.0.1", central.mqtt_port), "a new broker listens")
-    wait_until(lambda: central.request("GET", "/v1/broker")["clients_connected"] >= 1, "the central side is connected again")
+    until(lambda: central.broker_pid() != broker and listens("127.0.0.1", central.mqtt_port), "a new broker listens")
+    until(lambda: central.request("GET", "/v1/broker")["clients_connected"] >= 1, "the central side is connected again")
 
 
 def test_a_second_one_on_the_same_directory_is_refused_and_the_first_goes_on(central: CentralSide) -> None:

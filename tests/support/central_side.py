@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +16,9 @@ from typing import Any
 from edgeward import connection
 from edgeward.broker import free_port
 from edgeward.errors import FrontDoorError
-from fleet_io.clock import SystemClock
+from tests.support.waiting import until
 
 WAIT_S = 60.0
-
-
-def wait_until(condition: Callable[[], bool], what: str, *, timeout_s: float = WAIT_S) -> None:
-    """Wait until `condition` holds, or fail with `what`."""
-    clock, pause = SystemClock(), threading.Event()
-    deadline = clock.monotonic() + timeout_s
-    while not condition():
-        assert clock.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
-        pause.wait(0.05)
 
 
 @dataclass
@@ -57,7 +48,7 @@ class CentralSide:
         """Start and wait until the API answers."""
         self.process = self.spawn()
         drain(self.process)
-        wait_until(self.answers, "the central side answers")
+        until(self.answers, "the central side answers", timeout_s=WAIT_S)
 
     def answers(self) -> bool:
         assert self.process is not None
