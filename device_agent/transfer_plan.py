@@ -118,6 +118,11 @@ class TransferPlan:
         return len(self.have) / total if total else float(self.complete)
 
     @property
+    def window(self) -> float:
+        """Chunks that may be under way."""
+        return self._window
+
+    @property
     def silence_s(self) -> float:
         """How long nothing may come before what is under way counts as lost."""
         base = LEAST_SILENCE_S if self._smoothed is None else max(LEAST_SILENCE_S, 4 * self._smoothed)
