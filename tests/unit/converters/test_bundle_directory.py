@@ -189,3 +189,11 @@ def test_a_chunk_list_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     manifest, files = bundle_of(tmp_path, CONTENTS, chunks=lambda right: bytes(len(right)))
     with pytest.raises(BundleDamaged, match="chunk list"):
         write_bundle(tmp_path / "b", manifest, files)
+
+
+def test_a_change_of_the_same_length_is_told_with_both_digests(tmp_path: Path) -> None:
+    manifest, files = bundle_of(tmp_path, CONTENTS)
+    write_bundle(tmp_path / "b", manifest, files)
+    (tmp_path / "b" / "golden.npz").write_bytes(b"goldem")
+    with pytest.raises(BundleDamaged, match=f"digest is {digest_of(b'goldem')}, and the manifest names {digest_of(b'golden')}"):
+        open_bundle(tmp_path / "b")

@@ -50,3 +50,10 @@ def test_large_tensors_are_profiled_as_a_whole() -> None:
 def test_a_profile_survives_the_wire() -> None:
     profile = make_profile({"x": np.arange(12, dtype=np.int64).reshape(6, 2)}, None, variant="float32")
     assert decode_profile(codec.encode_readable(profile)) == profile
+
+
+def test_a_value_on_an_edge_counts_above_it() -> None:
+    values = np.array([[0.0]] * 50 + [[1.0]] * 50, np.float32)
+    (feature,) = make_profile({"x": values}, None, variant="float32").features
+    assert feature.edges == (0.0,) * 8 + (1.0,) * 7
+    assert feature.counts == (0,) * 8 + (50,) + (0,) * 6 + (50,)
