@@ -106,7 +106,7 @@ def search(
     for best in race.leaders(2, one_a_variant=True):
         race.admit(space.threadings(best))
     for best in race.leaders(1):
-        race.admit(space.levels(best))
+        race.admit(space.levels(best), instead_of=best)
     race.run_off()
     return race.tuning()
 
@@ -182,8 +182,11 @@ class _Race:
         reasons = "; ".join(f"{each.describe()}: {self._records[each].out}" for each in variants)
         raise CannotTune(f"No variant works on this device: {reasons}")
 
-    def admit(self, candidates: Iterable[Candidate]) -> None:
-        """Let them enter one by one, each beside the default; keep the best `WIDTH` open."""
+    def admit(self, candidates: Iterable[Candidate], *, instead_of: Candidate | None = None) -> None:
+        """Let them enter one by one, each beside the default; keep the best `WIDTH` open.
+
+        With `instead_of`, only what is better than that one stays, so that twins do not fill the field.
+        """
         for candidate in candidates:
             if candidate in self._records:
                 continue
@@ -191,6 +194,8 @@ class _Race:
                 self._records[candidate] = _Record(Examined(), out="not tried: the time was over")
                 continue
             self._try(candidate)
+            if instead_of is not None and self._is_open(candidate) and not self._is_better(candidate, instead_of):
+                self._drop(candidate, "no better than with more optimisation")
             for slowest in self._ranked()[WIDTH:]:
                 self._drop(slowest, "slower than others")
 
@@ -205,7 +210,7 @@ class _Race:
         """Halve the field until two are left, then race these, and the default, beside a neighbour too."""
         while len(field := self._ranked()) > 2:
             share = (self._left(1 - BATCH_SHARE)) / 4
-            self._contest([self._default, *field], ["idle"], share)
+            self._contest([self._default, *field], [self._objective.condition], share)
             for slower in self._ranked()[max(2, (len(field) + 1) // 2) :]:
                 self._drop(slower, "slower than others")
         finalists = [self._default, *self._ranked()]
@@ -250,6 +255,9 @@ class _Race:
     def _drop(self, candidate: Candidate, why: str) -> None:
         self._records[candidate].out = why
         self._device.release(candidate)
+
+    def _is_better(self, candidate: Candidate, other: Candidate) -> bool:
+        return self._score(candidate) < (1 - MIN_GAIN) * self._score(other)
 
     def _fail(self, candidate: Candidate) -> None:
         """It stopped answering under way. Nothing can be said without the default. Raises `CannotTune`."""

@@ -1,0 +1,246 @@
+"""The tuner's search on devices made of given numbers: no clock, no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from runtime import tuner
+from runtime.errors import CannotTune
+from runtime.tuning import Candidate, Objective, Tuning
+from tests.support.simulated_device import Cost, SimulatedDevice
+
+FLOAT = Candidate(variant="float32")
+INT8 = Candidate(variant="int8")
+LITE = Candidate(variant="int8-lite", engine="litert")
+SAME = Cost()
+
+
+def search(
+    device: SimulatedDevice,
+    *variants: Candidate,
+    objective: Objective | None = None,
+    seconds: float = 30.0,
+    cores: int = 2,
+) -> Tuning:
+    space = tuner.Space(variants or (FLOAT,), cores)
+    return tuner.search(space, device, objective or Objective(), seconds=seconds)
+
+
+def costs(*rules: tuple[Callable[[Candidate], bool], Cost]) -> Callable[[Candidate], Cost]:
+    """The first rule that fits; what fits none costs what all do."""
+    return lambda candidate: next((cost for fits, cost in rules if fits(candidate)), SAME)
+
+
+def one_thread(candidate: Candidate) -> bool:
+    return candidate.threads == 1
+
+
+def spins(candidate: Candidate) -> bool:
+    return candidate.spinning == "on"
+
+
+def row_of(tuning: Tuning, candidate: Candidate) -> str:
+    return next(row.verdict for row in tuning.rows if row.candidate == candidate)
+
+
+def test_the_default_wins_when_all_are_the_same() -> None:
+    assert search(SimulatedDevice(lambda _: SAME)).chosen == FLOAT
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_noise_alone_makes_nobody_better_than_the_default(seed: int) -> None:
+    assert search(SimulatedDevice(lambda _: SAME, noise=0.05, seed=seed)).chosen == FLOAT
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_real_gain_is_found_through_noise(seed: int) -> None:
+    device = SimulatedDevice(costs((one_thread, SAME.but(idle_s=0.007, busy_s=0.014))), noise=0.05, seed=seed)
+    assert search(device).chosen.threads == 1
+
+
+@pytest.mark.parametrize("drift", [0.02, -0.01])
+def test_a_device_that_heats_up_or_cools_down_does_not_fool_it(drift: float) -> None:
+    assert search(SimulatedDevice(lambda _: SAME, noise=0.01, drift=drift)).chosen == FLOAT
+
+
+def test_a_gain_of_one_percent_is_none() -> None:
+    assert search(SimulatedDevice(costs((one_thread, SAME.but(idle_s=0.0099))))).chosen == FLOAT
+
+
+def test_another_variant_is_chosen_when_it_is_faster() -> None:
+    device = SimulatedDevice(costs((lambda each: each.variant == "int8", SAME.but(idle_s=0.004, busy_s=0.008, cpu_s=0.004))))
+    assert search(device, FLOAT, INT8).chosen.variant == "int8"
+
+
+def test_a_wrong_answer_is_never_chosen_however_fast() -> None:
+    wrong = SAME.but(idle_s=0.001, busy_s=0.001, cpu_s=0.001, failure="wrong: 3 dB")
+    tuning = search(SimulatedDevice(costs((lambda each: each.variant == "int8", wrong))), FLOAT, INT8)
+    assert tuning.chosen == FLOAT
+    assert row_of(tuning, INT8) == "wrong: 3 dB"
+
+
+def test_what_spins_away_the_processor_is_over_the_budget() -> None:
+    device = SimulatedDevice(costs((spins, SAME.but(idle_s=0.004, busy_s=0.008, cpu_s=0.060))))
+    tuning = search(device)
+    assert tuning.chosen == FLOAT
+    assert "over the CPU budget" in row_of(tuning, Candidate(variant="float32", spinning="on"))
+
+
+def test_with_a_larger_budget_it_may_spin() -> None:
+    device = SimulatedDevice(costs((spins, SAME.but(idle_s=0.004, busy_s=0.008, cpu_s=0.060))))
+    assert search(device, objective=Objective(cpu_budget=10)).chosen.spinning == "on"
+
+
+def test_a_gain_that_a_neighbour_turns_into_a_greater_loss_is_refused() -> None:
+    device = SimulatedDevice(costs((one_thread, SAME.but(idle_s=0.009, busy_s=0.030))))
+    tuning = search(device)
+    assert tuning.chosen == FLOAT
+    assert "loses in the other" in row_of(tuning, Candidate(variant="float32", threads=1))
+
+
+def test_of_two_as_good_the_one_that_bears_a_neighbour_is_chosen() -> None:
+    within = SAME.but(idle_s=0.0060, busy_s=0.020)
+    device = SimulatedDevice(
+        costs((lambda each: each.spinning == "within", within), (one_thread, SAME.but(idle_s=0.0062, busy_s=0.008)))
+    )
+    assert search(device).chosen.threads == 1
+
+
+def test_beside_a_neighbour_another_may_be_the_best() -> None:
+    device = SimulatedDevice(
+        costs(
+            (lambda each: each.spinning == "within", SAME.but(idle_s=0.005, busy_s=0.019)),
+            (one_thread, SAME.but(idle_s=0.0105, busy_s=0.009)),
+        )
+    )
+    assert search(device).chosen.spinning == "within"
+    assert search(device, objective=Objective(condition="busy")).chosen.threads == 1
+
+
+def test_for_the_least_cpu_time_nothing_slower_is_taken() -> None:
+    device = SimulatedDevice(
+        costs(
+            (lambda each: each.level == "basic", SAME.but(idle_s=0.020, cpu_s=0.001)),
+            (one_thread, SAME.but(cpu_s=0.007)),
+        )
+    )
+    tuning = search(device, objective=Objective(goal="cpu", cpu_budget=20))
+    assert (tuning.chosen.threads, tuning.chosen.level) == (1, "all")
+
+
+def test_for_the_least_memory_the_smallest_that_is_not_slower_is_taken() -> None:
+    device = SimulatedDevice(costs((lambda each: each.variant == "int8", SAME.but(memory_bytes=3_000_000))))
+    assert search(device, FLOAT, INT8, objective=Objective(goal="memory")).chosen.variant == "int8"
+
+
+def test_what_needs_more_memory_than_allowed_is_out() -> None:
+    greedy = SAME.but(idle_s=0.001, busy_s=0.001, cpu_s=0.001, memory_bytes=900_000_000)
+    device = SimulatedDevice(costs((lambda each: each.variant == "int8", greedy)))
+    tuning = search(device, FLOAT, INT8, objective=Objective(max_memory_bytes=100_000_000))
+    assert tuning.chosen == FLOAT
+    assert "memory limit" in row_of(tuning, INT8)
+
+
+def test_a_candidate_that_dies_under_way_is_out_and_the_others_go_on() -> None:
+    device = SimulatedDevice(
+        costs(
+            (lambda each: each.spinning == "within", SAME.but(idle_s=0.002, busy_s=0.002, dies_after=5)),
+            (one_thread, SAME.but(idle_s=0.006, busy_s=0.012)),
+        )
+    )
+    tuning = search(device)
+    assert tuning.chosen.threads == 1
+    assert row_of(tuning, Candidate(variant="float32", spinning="within")) == "failed while it was measured"
+
+
+def test_the_next_variant_is_the_default_where_the_first_does_not_work() -> None:
+    device = SimulatedDevice(costs((lambda each: each.variant == "float32", SAME.but(failure="no such engine"))))
+    assert search(device, FLOAT, INT8).chosen == INT8
+
+
+def test_without_any_variant_that_works_nothing_can_be_tuned() -> None:
+    with pytest.raises(CannotTune, match="no such engine"):
+        search(SimulatedDevice(lambda _: SAME.but(failure="no such engine")))
+
+
+def test_a_default_that_dies_ends_the_tuning() -> None:
+    with pytest.raises(CannotTune, match="while it was measured"):
+        search(SimulatedDevice(costs((lambda each: each == FLOAT, SAME.but(dies_after=3)))))
+
+
+def test_without_time_the_default_stays_and_the_rest_was_not_tried() -> None:
+    tuning = search(SimulatedDevice(lambda _: SAME.but(idle_s=0.5)), FLOAT, INT8, seconds=1.0)
+    assert tuning.chosen == FLOAT
+    assert "not tried" in row_of(tuning, INT8)
+
+
+@pytest.mark.parametrize("seconds", [5.0, 20.0, 60.0])
+def test_the_time_is_kept(seconds: float) -> None:
+    device = SimulatedDevice(lambda each: SAME.but(idle_s=0.008 if one_thread(each) else 0.01), noise=0.02)
+    assert search(device, FLOAT, INT8, LITE, seconds=seconds, cores=8).seconds <= seconds * 1.1 + 1
+
+
+def test_most_of_the_measuring_goes_to_the_close_race() -> None:
+    def cost(candidate: Candidate) -> Cost:
+        close = one_thread(candidate) and candidate.level == "all"
+        return SAME.but(idle_s=0.0085, busy_s=0.017) if close else SAME.but(idle_s=0.0130) if candidate != FLOAT else SAME
+
+    device = SimulatedDevice(cost, noise=0.03)
+    tuning = search(device, seconds=60)
+    spent = [each for each, _ in device.bursts]
+    assert spent.count(tuning.chosen) + spent.count(FLOAT) > 0.6 * len(spent)
+
+
+def test_only_a_few_candidates_hold_memory_at_once_and_none_at_the_end() -> None:
+    device = SimulatedDevice(lambda _: SAME, noise=0.02)
+    search(device, FLOAT, INT8, LITE, seconds=120, cores=16)
+    assert device.most_open <= tuner.WIDTH + 2
+    assert device.open == []
+
+
+def test_batches_are_measured_where_requests_can_be_merged() -> None:
+    assert search(SimulatedDevice(lambda _: SAME, takes_batches=True)).batch_gains == {2: 1.5, 4: 1.5, 8: 1.5, 16: 1.5}
+    assert search(SimulatedDevice(lambda _: SAME)).batch_gains == {}
+
+
+def test_a_single_core_has_no_threads_to_try() -> None:
+    assert tuner.Space((FLOAT,), 1).threadings(FLOAT) == []
+
+
+def test_threads_go_up_in_powers_of_two_to_the_number_of_cores() -> None:
+    tried = {each.threads for each in tuner.Space((FLOAT,), 6).threadings(FLOAT)}
+    assert tried == {1, 2, 4, None}
+
+
+def test_a_lite_variant_has_no_spinning_and_no_levels() -> None:
+    space = tuner.Space((LITE,), 4)
+    assert {each.spinning for each in space.threadings(LITE)} == {"off"}
+    assert space.levels(LITE) == []
+
+
+def test_the_noise_of_a_ratio_falls_with_the_rounds() -> None:
+    few = tuner.ratio_of([(0.9, 1.0), (1.0, 1.0), (1.1, 1.0)])
+    many = tuner.ratio_of([(0.9, 1.0), (1.0, 1.0), (1.1, 1.0)] * 16)
+    assert few is not None
+    assert many is not None
+    assert few.value == many.value == pytest.approx(1.0)
+    assert many.noise == pytest.approx(few.noise / 4)
+
+
+def test_one_round_is_never_certain() -> None:
+    ratio = tuner.ratio_of([(0.95, 1.0)])
+    assert ratio is not None
+    assert not ratio.beats()
+
+
+def test_options_say_what_the_candidate_is() -> None:
+    candidate = Candidate(variant="int8", spinning="within", level="extended")
+    assert candidate.session_options({"session.disable_quant_qdq": "1"}) == {
+        "session.disable_quant_qdq": "1",
+        "session.intra_op.allow_spinning": "1",
+        "session.force_spinning_stop": "1",
+        "graph_optimization_level": "extended",
+    }
+    assert LITE.session_options({}) == {}
