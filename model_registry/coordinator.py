@@ -6,6 +6,7 @@ only a hint (DESIGN.md §3): after every connect everything is sent again, and a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -51,6 +52,7 @@ class Coordinator:
         self._changed = threading.Event()
         self._news = threading.Event()
         self._transport: Transport | None = None
+        self._taken: list[Message] = []
         self._unsent: dict[str, None] = {}
         self._periodic_at: float | None = None
         self._thread: threading.Thread | None = None
@@ -88,8 +90,8 @@ class Coordinator:
 
     def work(self, wait_s: float) -> None:
         """One round: wait up to `wait_s` for news, take them in, decide, send. The thread does nothing else."""
-        batch = self._take(wait_s)
-        touched: set[str] | None = self._take_in(batch)
+        self._take(wait_s)
+        touched: set[str] | None = self._take_in()
         if self._changed.is_set():
             self._changed.clear()
             touched = None
@@ -123,30 +125,30 @@ class Coordinator:
 
     def _nudge(self) -> None:
         """End the wait for messages; when the queue is full, there is no wait."""
-        if not self._inbox.full():
+        with contextlib.suppress(queue.Full):
             self._inbox.put_nowait(None)
 
-    def _take(self, wait_s: float) -> list[Message]:
-        batch: list[Message] = []
+    def _take(self, wait_s: float) -> None:
+        """Add what has come to what is not stored yet, up to a batch."""
         try:
             taken = self._inbox.get(timeout=wait_s) if wait_s > 0 else self._inbox.get_nowait()
             while True:
                 if taken is not None:
-                    batch.append(taken)
-                if len(batch) >= BATCH:
+                    self._taken.append(taken)
+                if len(self._taken) >= BATCH:
                     break
                 taken = self._inbox.get_nowait()
         except queue.Empty:
             pass
-        return batch
 
-    def _take_in(self, batch: list[Message]) -> set[str]:
-        """Store what devices said; gives the models that it is about."""
+    def _take_in(self) -> set[str]:
+        """Store what devices said; gives the models that it is about. What cannot be stored now is tried again."""
         touched: set[str] = set()
-        if batch:
+        if self._taken:
             with self._catalogue.changing() as records:
-                for message in batch:
+                for message in self._taken:
                     touched |= self._take_in_one(records, message)
+            self._taken.clear()
         return touched
 
     def _take_in_one(self, records: Records, message: Message) -> set[str]:
@@ -250,8 +252,8 @@ class Coordinator:
         if self._publication.renew():
             self._news.set()
         with self._catalogue.changing() as records:
-            soon = self._clock.now() + director.VALID_S / 2
-            for device in records.fleet.desired_devices(expiring_before=soon):
+            due = director.renewal_due(self._clock.now())
+            for device in records.fleet.desired_devices(expiring_before=due):
                 self._tell(records, device)
 
     def _send_everything(self) -> None:

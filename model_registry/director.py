@@ -24,9 +24,9 @@ def desired_state(device: str, assignments: tuple[Assignment, ...], *, sequence:
     return DesiredState(device=device, sequence=sequence, issued=issued, expires=issued + VALID_S, assignments=assignments)
 
 
-def needs_reissue(expires: float, now: float) -> bool:
-    """Whether less than half of a desired state's validity is left."""
-    return expires - now < VALID_S / 2
+def renewal_due(now: float) -> float:
+    """Words that expire before this time are signed anew: less than half of their validity is left."""
+    return now + VALID_S / 2
 
 
 def seal(state: DesiredState, signer: Signer) -> bytes:

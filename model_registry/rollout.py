@@ -100,6 +100,11 @@ def includes(cohort: str, device: str) -> bool:
     return cohort == EVERYONE or device in cohort.split(",")
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether two cohorts may have a device in common."""
+    return EVERYONE in (one, other) or not set(one.split(",")).isdisjoint(other.split(","))
+
+
 def members(rollout: Rollout, devices: Iterable[DeviceView]) -> list[DeviceView]:
     """The devices of the rollout's cohort, those that it has reached first, then in the order in which it will reach them."""
     inside = [device for device in devices if includes(rollout.cohort, device.name) or device.name in rollout.reached]

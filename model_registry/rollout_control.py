@@ -40,7 +40,10 @@ class RolloutControl:
         self._wake = wake
 
     def start(self, request: RolloutRequest, *, actor: str) -> dict[str, object]:
-        """Begin; a running rollout of the same model is superseded. Raises `NotFound`, `InvalidName` or `InvalidRequest`."""
+        """Begin; a running rollout of the same model to some of the same devices is superseded.
+
+        Raises `NotFound`, `InvalidName` or `InvalidRequest`.
+        """
         check_model_name(request.model), check_version(request.version)
         steps, cohort = planner.check_steps(request.steps), planner.check_cohort(request.cohort)
         if request.max_failures < 0:
@@ -49,13 +52,14 @@ class RolloutControl:
         with self._catalogue.changing() as records:
             manifest = _published(records, request.model, request.version)
             for earlier in records.rollouts(state="running", model=request.model):
-                ended = replace(earlier.rollout, state="superseded", reason=f"{request.version} was started")
-                records.keep_rollout(ended, now)
+                if planner.overlap(earlier.rollout.cohort, cohort):
+                    ended = replace(earlier.rollout, state="superseded", reason=f"{request.version} was started")
+                    records.keep_rollout(ended, now)
             last = records.last_attempt(manifest)
             release = Release(request.version, manifest, 0 if last is None else last + 1)
             begun = records.add_rollout(Rollout(0, request.model, release, cohort, steps, request.max_failures), now)
             records.note(now, actor, "start_rollout", f"{request.model} {request.version}", f"rollout {begun.id}")
-            described = describe(records, RolloutRecord(begun, now, now))
+            described = describe(RolloutRecord(begun, now, now), views(records, request.model))
         self._wake()
         return described
 
@@ -69,7 +73,7 @@ class RolloutControl:
             decided = planner.go_back(record.rollout, views(records, record.rollout.model), "aborted", f"aborted by {actor}")
             keep(records, decided, now)
             records.note(now, actor, "abort_rollout", f"rollout {number}")
-            described = describe(records, RolloutRecord(decided.rollout, record.created, now))
+            described = describe(RolloutRecord(decided.rollout, record.created, now), views(records, record.rollout.model))
         self._wake()
         return described
 
@@ -94,13 +98,16 @@ class RolloutControl:
     def list(self) -> Sequence[dict[str, object]]:
         """All rollouts, newest first, without their devices."""
         with self._catalogue.reading() as records:
-            described = [describe(records, record) for record in reversed(records.rollouts())]
+            found = records.rollouts()
+            devices = {model: views(records, model) for model in {record.rollout.model for record in found}}
+        described = [describe(record, devices[record.rollout.model]) for record in reversed(found)]
         return [{key: value for key, value in each.items() if key != "devices"} for each in described]
 
     def show(self, number: int) -> dict[str, object]:
         """One rollout with its devices. Raises `NotFound`."""
         with self._catalogue.reading() as records:
-            return describe(records, _existing(records, number))
+            record = _existing(records, number)
+            return describe(record, views(records, record.rollout.model))
 
 
 def views(records: Records, model: str) -> list[DeviceView]:
@@ -125,10 +132,10 @@ def keep(records: Records, decided: planner.Plan, now: float) -> None:
     records.fleet.assign(decided.rollout.model, decided.assign, decided.rollout.id)
 
 
-def describe(records: Records, record: RolloutRecord) -> dict[str, object]:
+def describe(record: RolloutRecord, devices: Sequence[DeviceView]) -> dict[str, object]:
     """A rollout for people and JSON."""
     rollout = record.rollout
-    inside = planner.members(rollout, views(records, rollout.model))
+    inside = planner.members(rollout, devices)
     verdicts = {device.name: planner.verdict(rollout, device) for device in inside}
     counts = Counter(verdicts.values())
     return {

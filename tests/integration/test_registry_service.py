@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
 import ssl
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from fleet_io.http_server import HttpServer, ServerCertificate
 from fleet_io.simulated import SimulatedBroker, SimulatedTransport
 from fleet_protocol import topics
+from fleet_protocol.digests import digest_of
 from model_registry.errors import Damaged, KeysMissing
 from model_registry.service import Registry, RegistrySettings
 from tests.support.registry_world import RegistryWorld, SteppedClock, registry_world
@@ -274,6 +276,18 @@ def test_the_server_certificate_serves_https_that_the_authority_vouches_for(worl
     with httpx.Client(base_url=server.url, verify=context, trust_env=False) as client:
         assert client.get("/v1/authority").content == world.registry.authority_path.read_bytes()
     server.stop()
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_and_holds_nothing_up(world: RegistryWorld) -> None:
+    host, port = world.client.base_url.host, world.client.base_url.port
+    digest = digest_of(b"x" * 1_000_000)
+    with socket.create_connection((host, port)) as connection:
+        head = f"PUT /v1/blobs/{digest} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n"
+        connection.sendall(f"{head}authorization: Bearer {world.registry.operator_token}\r\n\r\n".encode() + b"x" * 100_000)
+        until(lambda: list(world.layout.blobs.glob("*/.part-*")), "the upload has begun")
+    until(lambda: not list(world.layout.blobs.glob("*/.part-*")), "the broken upload is gone")
+    assert world.client.head(f"/v1/blobs/{digest}").status_code == 404
+    world.ask("PUT", f"/v1/blobs/{digest}", status=201, content=b"x" * 1_000_000)
 
 
 def test_a_full_disk_is_said_and_loses_nothing(world: RegistryWorld) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from securesystemslib.signer import Key
+from sqlalchemy.exc import OperationalError
 
 from fleet_protocol import topics
 from fleet_protocol.states import Assignment
@@ -169,6 +171,32 @@ def test_a_newer_rollout_supersedes_the_one_that_runs(world: RegistryWorld) -> N
     device.run()
     assert state(world, second) == "succeeded"
     assert device.assigned["digits"].version == "1.1.0"
+
+
+def test_rollouts_to_different_devices_run_side_by_side(world: RegistryWorld) -> None:
+    world.release(version="1.0.0")
+    world.release(version="1.1.0", content=b"other weights")
+    one, other = join(world, "a", "b")
+    first, second = start(world, "1.0.0", cohort="a"), start(world, "1.1.0", cohort="b")
+    one.run()
+    other.run()
+    assert (state(world, first), state(world, second)) == ("succeeded", "succeeded")
+    assert (one.assigned["digits"].version, other.assigned["digits"].version) == ("1.0.0", "1.1.0")
+
+
+def test_a_report_that_could_not_be_stored_is_stored_later(world: RegistryWorld) -> None:
+    """A database that is locked or full for a moment must not lose a device's word."""
+    world.release()
+    (device,) = join(world, "a")
+    rollout = start(world, "1.0.0")
+    device.run()
+    blocker = sqlite3.connect(world.layout.database)
+    blocker.execute("ALTER TABLE devices RENAME TO elsewhere")
+    with pytest.raises(OperationalError):
+        world.settle()
+    blocker.execute("ALTER TABLE elsewhere RENAME TO devices")
+    blocker.close()
+    assert state(world, rollout) == "succeeded"
 
 
 def test_an_aborted_rollout_takes_its_devices_back_and_cannot_be_aborted_again(world: RegistryWorld) -> None:
