@@ -28,3 +28,7 @@ class RecipeFailed(ConversionError):
 
     The message goes on where "int8-static …" left off, and has no final stop: the parity report puts it into sentences.
     """
+
+
+class UnsupportedOperator(RecipeFailed):
+    """The model has a node for which a TFLite variant has no form. The message names the node and says what to do."""

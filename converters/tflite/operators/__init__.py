@@ -1,0 +1,32 @@
+"""The table of operators: each ONNX operator's function, by its name. One module for each kind; see docs/tflite.md."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from converters.tflite.operators import (
+    activation,
+    convolution,
+    elementwise,
+    indexing,
+    matrix,
+    normalisation,
+    pooling,
+    reduction,
+    resizing,
+    shaping,
+)
+from converters.tflite.operators.registry import Table
+
+TABLE: Final[Table] = {
+    **activation.TABLE,
+    **convolution.TABLE,
+    **elementwise.TABLE,
+    **indexing.TABLE,
+    **matrix.TABLE,
+    **normalisation.TABLE,
+    **pooling.TABLE,
+    **reduction.TABLE,
+    **resizing.TABLE,
+    **shaping.TABLE,
+}

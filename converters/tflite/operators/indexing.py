@@ -1,0 +1,163 @@
+"""Parts of tensors: slices, splits, gathers, and borders around them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from converters.tflite.emission import Call, Value
+from converters.tflite.graph import Array, Options
+from converters.tflite.operators.registry import Table
+from converters.tflite.operators.windows import padded
+from converters.tflite.shapes import Layout, identity
+
+_NO_MASKS: Final[Options] = {"beginMask": 0, "endMask": 0, "ellipsisMask": 0, "newAxisMask": 0, "shrinkAxisMask": 0}
+
+
+def slice_(call: Call) -> Value:
+    """Slice by constants: SLICE, or STRIDED_SLICE where a step is not 1."""
+    value = call.value()
+    starts, ends = call.integers(1, "starts"), call.integers(2, "ends")
+    if starts is None or ends is None:
+        raise call.unsupported("it has no bounds")
+    axes = call.integers(3, "axes") or list(range(len(starts)))
+    steps = (call.integers(4, "steps") if call.has(4) else None) or [1] * len(starts)
+    ranges = {
+        axis % value.rank: slice(start, end, step).indices(value.shape.sizes[axis])
+        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
+    }
+    ranges = {axis: each for axis, each in ranges.items() if not _is_whole(call, value, axis, each)}
+    return _sliced(call, call.emission.with_axes(value, list(ranges)), ranges)
+
+
+def _is_whole(call: Call, value: Value, axis: int, bounds: tuple[int, int, int]) -> bool:
+    if value.shape.free[axis]:
+        if call.result_shape().free[axis]:
+            return True
+        raise call.unsupported("it cuts the axis of samples")
+    return bounds == (0, value.shape.sizes[axis], 1)
+
+
+def _sliced(call: Call, value: Value, ranges: dict[int, tuple[int, int, int]]) -> Value:
+    shape = call.result_shape().stored(value.layout)
+    if not ranges:
+        return call.same(value, value.tensor)
+    begins, steps = [0] * len(value.layout), [1] * len(value.layout)
+    for axis, (start, _, step) in ranges.items():
+        begins[value.position(axis)], steps[value.position(axis)] = start, step
+    emission = call.emission
+    if all(step == 1 for step in steps):
+        inputs = [value.tensor, emission.integers(begins), emission.integers(shape.signature)]
+        return call.result(emission.add("SLICE", inputs, shape), value.layout)
+    ends, mask = _ends(value, ranges)
+    inputs = [value.tensor, emission.integers(begins), emission.integers(ends), emission.integers(steps)]
+    return call.result(emission.add("STRIDED_SLICE", inputs, shape, **_NO_MASKS | {"endMask": mask}), value.layout)
+
+
+def _ends(value: Value, ranges: dict[int, tuple[int, int, int]]) -> tuple[list[int], int]:
+    """Where each stored axis ends, and the mask of those that end where the tensor does."""
+    ends, mask = [0] * len(value.layout), 0
+    for at, axis in enumerate(value.layout):
+        end = ranges[axis][1] if axis in ranges else -1
+        ends[at] = max(end, 0)
+        if axis not in ranges or end < 0:
+            mask |= 1 << at
+    return ends, mask
+
+
+def split(call: Call) -> list[Value]:
+    """Split into equal or given parts."""
+    value = call.value()
+    axis = call.attribute("axis", 0) % value.rank
+    value = call.emission.with_axes(value, [axis])
+    count, layout = len(call.node.outputs), value.layout
+    shapes = [call.result_shape(index).stored(layout) for index in range(count)]
+    at = layout.index(axis)
+    sizes = [shape.sizes[at] for shape in shapes]
+    if value.shape.free[axis]:
+        raise call.unsupported("it splits the axis of samples")
+    where = call.emission.constant(np.array(at, np.int32), "axis")
+    if len(set(sizes)) == 1:
+        tensors = call.emission.add_many("SPLIT", [where, value.tensor], shapes, dtype=value.tensor.dtype, numSplits=count)
+    else:
+        inputs = [value.tensor, call.emission.integers(sizes), where]
+        tensors = call.emission.add_many("SPLIT_V", inputs, shapes, dtype=value.tensor.dtype, numSplits=count)
+    return [call.result(tensor, layout, index) for index, tensor in enumerate(tensors)]
+
+
+def gather(call: Call) -> Value:
+    """Gather: constant places in any layout, computed ones (as in an embedding) from a table stored as ONNX has it."""
+    value, places = call.value(0), call.value(1)
+    axis = call.attribute("axis", 0) % value.rank
+    if places.tensor.data is None:
+        table, where = call.emission.plain(value), call.emission.plain(places)
+        layout = identity(len(call.result_shape()))
+        made = call.emission.add("GATHER", [table, where], call.result_shape(), axis=axis, batchDims=0)
+        return call.result(made, layout)
+    if value.shape.free[axis]:
+        raise call.unsupported("it picks from the axis of samples")
+    found = np.where(places.tensor.data < 0, places.tensor.data + value.shape.sizes[axis], places.tensor.data)
+    return _picked(call, call.emission.with_axes(value, [axis]), axis, found.astype(np.int32))
+
+
+def _picked(call: Call, value: Value, axis: int, places: Array) -> Value:
+    if places.ndim > 1:
+        value = call.emission.rearranged(value, identity(value.rank))
+        layout: Layout = identity(len(call.result_shape()))
+        made = call.emission.add(
+            "GATHER", [value.tensor, call.emission.constant(places, "places")], call.result_shape(), axis=axis, batchDims=0
+        )
+        return call.result(made, layout)
+    at = value.position(axis)
+    stored = value.tensor.shape.with_size(at, places.size)
+    if places.size and (np.diff(places.reshape(-1)) == 1).all():  # a run of neighbours
+        begins, sizes = [0] * len(value.layout), list(stored.signature)
+        begins[at] = int(places.reshape(-1)[0])
+        made = call.emission.add(
+            "SLICE", [value.tensor, call.emission.integers(begins), call.emission.integers(sizes)], stored
+        )  # fmt: skip
+    else:
+        made = call.emission.add(
+            "GATHER", [value.tensor, call.emission.constant(places, "places")], stored, axis=at, batchDims=0
+        )  # fmt: skip
+    return call.result(made, value.layout if places.ndim else _without(value.layout, axis))
+
+
+def _without(layout: Layout, axis: int) -> Layout:
+    """The layout after a logical axis (of size 1 now) is gone."""
+    return tuple(None if each is None or each == axis else each - (each > axis) for each in layout)
+
+
+def pad(call: Call) -> Value:
+    """Pad by constant amounts: with a constant, by reflection, or by the edge where one element is added."""
+    value, mode = call.value(), call.attribute("mode", "constant")
+    pads = call.integers(1, "pads")
+    if pads is None:
+        raise call.unsupported("it has no amounts")
+    axes = call.integers(3, "axes") if call.has(3) else list(range(value.rank))
+    assert axes is not None
+    amounts = {axis % value.rank: [pads[at], pads[at + len(axes)]] for at, axis in enumerate(axes)}
+    value = call.emission.with_axes(value, [axis for axis, pair in amounts.items() if any(pair)])
+    stored = [[0, 0] if axis is None else amounts.get(axis, [0, 0]) for axis in value.layout]
+    if mode == "constant":
+        fill = _fill(call)
+        if fill == 0:
+            return call.result(padded(call, value.tensor, stored), value.layout)
+        tensor = call.emission.constant(np.array(fill, value.tensor.dtype), "fill")
+        return call.result(padded(call, value.tensor, stored, kind="PADV2", fill=tensor), value.layout)
+    if mode == "reflect":
+        return call.result(padded(call, value.tensor, stored, kind="REFLECT"), value.layout)
+    if mode == "edge" and max(max(pair) for pair in stored) <= 1:
+        return call.result(padded(call, value.tensor, stored, kind="SYMMETRIC"), value.layout)
+    raise call.unsupported(f"padding by {mode} has no form. Pad with a constant")
+
+
+def _fill(call: Call) -> float:
+    if not call.has(2):
+        return float(call.attribute("value", 0.0))
+    given = call.constant(2, "fill")
+    return float(given.reshape(-1)[0]) if given.size else 0.0
+
+
+TABLE: Final[Table] = {"Slice": slice_, "Split": split, "Gather": gather, "Pad": pad}
