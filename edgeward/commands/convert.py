@@ -13,6 +13,7 @@ from converters.recipe import Preference
 from edgeward import terminal
 
 _PATH = click.Path(path_type=Path)
+_SHARE = click.FloatRange(0, 1)
 
 
 @click.command("convert", short_help="Compress a model into a bundle: int8 beside float, with golden outputs and a report.")
@@ -22,13 +23,19 @@ _PATH = click.Path(path_type=Path)
 @click.option("--name", required=True, help="Name of the model in the fleet, such as digits.")
 @click.option("--version", "release", required=True, help="Version of this release, such as 1.0.0.")
 @click.option("--out", required=True, type=_PATH, help="Directory to make; nothing else may lie there.")
-@click.option("--budget", default=0.5, show_default=True, type=float, help="Points of accuracy that a variant may lose.")
-@click.option("--min-accuracy", type=float, help="Refuse a model whose own accuracy is below this share, such as 0.95.")
+@click.option(
+    "--budget",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, 100),
+    help="Points of accuracy that a variant may lose.",
+)
+@click.option("--min-accuracy", type=_SHARE, help="Refuse a model whose own accuracy is below this share, such as 0.95.")
 @click.option(
     "--max-regression",
     default=0.1,
     show_default=True,
-    type=float,
+    type=_SHARE,
     help="Share of accuracy that a device may lose against what it runs, before its gate refuses.",
 )
 @click.option("--classes", default="", help="Names of the classes in order, separated by commas.")
@@ -39,7 +46,7 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="Variant that devices should take first; auto: the smallest arithmetic that is not slower than float.",
 )
-@click.option("--seed", default=0, show_default=True, type=int, help="Deals the samples into their parts.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Deals the samples into their parts.")
 @terminal.json_option
 def command(
     *,

@@ -370,7 +370,7 @@ def test_inspect_and_verify_show_a_whole_bundle(digits: dict[str, Bundle]) -> No
         (["convert", ROOT / "README.md", "--data", DATA], "is not an ONNX file"),
         (["convert", DIGITS / "digits-v1.onnx", "--data", "nothing.npz"], "nothing.npz does not exist"),
         (["convert", DIGITS / "digits-v1.onnx", "--data", ROOT / "README.md"], "is not an .npz file"),
-        (["convert", DIGITS / "digits-v1.onnx", "--data", DATA, "--budget", "500"], "is not a share"),
+        (["convert", DIGITS / "digits-v1.onnx", "--data", DATA, "--min-accuracy", "0.999"], "at least 99.90% was asked for"),
     ],
 )
 def test_the_command_says_what_is_wrong_in_one_line_and_fails(tmp_path: Path, arguments: list[object], match: str) -> None:
@@ -379,6 +379,14 @@ def test_the_command_says_what_is_wrong_in_one_line_and_fails(tmp_path: Path, ar
     assert match in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("option", [("--budget", "500"), ("--min-accuracy", "95"), ("--seed", "-1"), ("--prefer", "int4")])
+def test_a_number_out_of_range_is_wrong_usage(tmp_path: Path, option: tuple[str, str]) -> None:
+    given = ["convert", "m.onnx", "--data", "d.npz", "--name", "m", "--version", "1.0.0", "--out", tmp_path / "b"]
+    done = edgeward(*given, *option)
+    assert done.returncode == 2
+    assert option[0] in done.stderr
 
 
 def test_verify_fails_on_a_changed_bundle(digits: dict[str, Bundle], tmp_path: Path) -> None:
