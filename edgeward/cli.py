@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, str]] = {
     "rollout": "Bring a release to a cohort, and watch it.",
     "serve": "Answer requests for one model on localhost.",
     "status": "Show the fleet at a glance.",
+    "tune": "Find the fastest way to run a model on this device.",
     "up": "Start the central side on this machine.",
     "verify": "Check that a bundle is whole.",
 }
@@ -46,6 +47,7 @@ EXTRAS: Final[dict[str, str]] = {
     "rollout": "fleet",
     "serve": "device",
     "status": "fleet",
+    "tune": "device",
     "up": "fleet",
 }
 """The extra that brings what a command needs."""

@@ -109,14 +109,12 @@ def test_of_two_as_good_the_one_that_bears_a_neighbour_is_chosen() -> None:
 
 
 def test_beside_a_neighbour_another_may_be_the_best() -> None:
-    device = SimulatedDevice(
-        costs(
-            (lambda each: each.spinning == "within", SAME.but(idle_s=0.005, busy_s=0.019)),
-            (one_thread, SAME.but(idle_s=0.0105, busy_s=0.009)),
-        )
+    cost_of = costs(
+        (lambda each: each.spinning == "within", SAME.but(idle_s=0.005, busy_s=0.019)),
+        (one_thread, SAME.but(idle_s=0.0105, busy_s=0.009)),
     )
-    assert search(device).chosen.spinning == "within"
-    assert search(device, objective=Objective(condition="busy")).chosen.threads == 1
+    assert search(SimulatedDevice(cost_of)).chosen.spinning == "within"
+    assert search(SimulatedDevice(cost_of), objective=Objective(condition="busy")).chosen.threads == 1
 
 
 def test_for_the_least_cpu_time_nothing_slower_is_taken() -> None:
