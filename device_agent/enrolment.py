@@ -120,7 +120,7 @@ def enrol(directory: Path, device: str, *, server: str, claim: str) -> Enrolled:
         )
     parsed = parse_claim(claim)
     authority = _fetch_authority(server, parsed)
-    key = _key(directory / _KEY)
+    key = _own_key(directory / _KEY)
     granted = _ask(server, authority, {"device": device, "claim": claim.strip(), "csr": _request(key, device)})
     _check(granted, key, device)
     durable.write_bytes(directory / _AUTHORITY, authority.encode())
@@ -179,11 +179,15 @@ def _message_of(answer: httpx.Response) -> str:
         return f"HTTP status {answer.status_code}"
 
 
-def _key(path: Path) -> ec.EllipticCurvePrivateKey:
+def _own_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """The device's key: the one that is there, or a new one, kept before anybody hears of it."""
     if not path.exists():
         made = ec.generate_private_key(ec.SECP256R1())
         durable.write_bytes(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+    return _read_key(path)
+
+
+def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         loaded = load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError) as error:
@@ -215,7 +219,7 @@ def _check_files(directory: Path, record: _Record) -> None:
     """The certificate is this device's: the broker would take another's, and give us nothing."""
     try:
         certificate = x509.load_pem_x509_certificate((directory / _CERTIFICATE).read_bytes())
-        fits = _belongs(certificate, _key(directory / _KEY), record.device)
+        fits = _belongs(certificate, _read_key(directory / _KEY), record.device)
     except (OSError, ValueError) as error:
         raise EnrolmentFailed(f"the identity in {directory} cannot be read ({error}). Remove it, and enrol again.") from error
     if not fits:

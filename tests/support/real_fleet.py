@@ -64,6 +64,10 @@ class RealFleet:
         self.registry.start()
         transport.start()
         self._held.callback(transport.stop)
+        self.serve()
+
+    def serve(self) -> None:
+        """Only the HTTPS API, where a test needs no broker."""
         self._http.start()
         self._held.callback(self._http.stop)
         self.client = self._held.enter_context(
