@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Final
 
 import msgspec
 from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
@@ -17,6 +18,8 @@ from model_registry.fleet_records import FleetRecords
 from model_registry.rollout import Release, Rollout
 from model_registry.schema import assignments, audit, exposures, metadata, open_database, releases, rollouts
 from model_registry.trust import TIMESTAMP_FILE
+
+_NOTHING: Final = {"version": None, "manifest": None, "attempt": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +76,7 @@ class Records:
 
     def keep_release(self, release: PublishedRelease) -> None:
         """Add a published version."""
-        self._connection.execute(
-            insert(releases).values(
-                model=release.model,
-                version=release.version,
-                manifest=release.manifest,
-                size=release.size,
-                published=release.published,
-                summary=release.summary,
-            )
-        )
+        self._connection.execute(insert(releases).values(**asdict(release)))
 
     def add_rollout(self, rollout: Rollout, now: float) -> Rollout:
         """Keep a new rollout; gives it with its number."""
@@ -96,17 +90,13 @@ class Records:
         changed = update(rollouts).where(rollouts.c.id == rollout.id)
         self._connection.execute(changed.values(**_columns(rollout), updated=now))
         known = set(self._connection.scalars(select(exposures.c.device).where(exposures.c.rollout == rollout.id)))
-        for device in rollout.reached.keys() - known:
-            before = rollout.reached[device]
-            self._connection.execute(
-                insert(exposures).values(
-                    rollout=rollout.id,
-                    device=device,
-                    version=None if before is None else before.version,
-                    manifest=None if before is None else before.manifest,
-                    attempt=None if before is None else before.attempt,
-                )
-            )
+        rows = [
+            {"rollout": rollout.id, "device": device, **(_NOTHING if before is None else asdict(before))}
+            for device, before in rollout.reached.items()
+            if device not in known
+        ]
+        if rows:
+            self._connection.execute(insert(exposures), rows)
 
     def rollout(self, number: int) -> RolloutRecord | None:
         """One rollout."""

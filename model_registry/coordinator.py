@@ -10,6 +10,7 @@ import contextlib
 import logging
 import queue
 import threading
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from securesystemslib.signer import Signer
@@ -17,7 +18,7 @@ from securesystemslib.signer import Signer
 from fleet_io.clock import Clock
 from fleet_io.transport import Message, Transport
 from fleet_protocol import topics
-from fleet_protocol.errors import ProtocolError
+from fleet_protocol.errors import LimitExceeded, ProtocolError
 from fleet_protocol.states import Assignment, ReportedState, decode_reported, decode_status
 from model_registry import director
 from model_registry import rollout as planner
@@ -201,8 +202,7 @@ class Coordinator:
             if touched is None:
                 self._give_baselines(records)
                 changed |= records.fleet.out_of_date()
-            for device in sorted(changed):
-                self._tell(records, device)
+            self._tell(records, sorted(changed))
 
     def _plan(self, records: Records, rollout: planner.Rollout) -> set[str]:
         decided = planner.plan(rollout, views(records, rollout.model))
@@ -222,23 +222,31 @@ class Coordinator:
         for model in {each.model for each in succeeded}:
             of_model = [each for each in succeeded if each.model == model]
             told = records.fleet.assigned(model)
-            for name in names:
-                source = planner.baseline(of_model, name)
-                if name not in told and source is not None:
-                    records.fleet.assign(model, {name: source.release}, source.id)
+            for source in of_model:
+                newcomers = [name for name in names if name not in told and planner.baseline(of_model, name) == source]
+                records.fleet.assign(model, dict.fromkeys(newcomers, source.release), source.id)
 
-    def _tell(self, records: Records, device: str) -> None:
-        """Sign a new word to a device and keep it; it is sent when the transaction is over."""
+    def _tell(self, records: Records, devices: Sequence[str]) -> None:
+        """Sign new words to devices and keep them; they are sent when the transaction is over."""
+        told = records.fleet.all_assignments(devices)
+        sequences = records.fleet.sequences(devices)
+        words = [self._word(device, told.get(device, {}), sequences.get(device, 0) + 1) for device in devices]
+        kept = [word for word in words if word is not None]
+        records.fleet.keep_desired(kept)
+        self._unsent |= dict.fromkeys(word.device for word in kept)
+
+    def _word(self, device: str, told: Mapping[str, tuple[planner.Release, int]], sequence: int) -> Desired | None:
+        """A signed word, or None when more is assigned than a device takes; then the last word stands."""
         assignments = tuple(
             Assignment(model=model, version=release.version, manifest=release.manifest, attempt=release.attempt)
-            for model, (release, _) in sorted(records.fleet.assignments(device).items())
+            for model, (release, _) in sorted(told.items())
         )
-        before = records.fleet.desired(device)
-        sequence = 1 if before is None else before.sequence + 1
-        state = director.desired_state(device, assignments, sequence=sequence, now=self._clock.now())
-        envelope = director.seal(state, self._signer)
-        records.fleet.keep_desired(Desired(device, sequence, state.expires, envelope))
-        self._unsent[device] = None
+        try:
+            state = director.desired_state(device, assignments, sequence=sequence, now=self._clock.now())
+            return Desired(device, sequence, state.expires, director.seal(state, self._signer))
+        except LimitExceeded as error:
+            log.error("%s keeps what it was told last: %s", device, error)  # noqa: TRY400  # a decision, not a fault of ours
+            return None
 
     def _is_time(self) -> bool:
         now = self._clock.monotonic()
@@ -253,8 +261,7 @@ class Coordinator:
             self._news.set()
         with self._catalogue.changing() as records:
             due = director.renewal_due(self._clock.now())
-            for device in records.fleet.desired_devices(expiring_before=due):
-                self._tell(records, device)
+            self._tell(records, records.fleet.desired_devices(expiring_before=due))
 
     def _send_everything(self) -> None:
         with self._catalogue.reading() as records:

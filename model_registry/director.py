@@ -12,6 +12,8 @@ from typing import Final
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import Signer
 
+from fleet_protocol import limits
+from fleet_protocol.errors import LimitExceeded
 from fleet_protocol.states import DESIRED_PAYLOAD_TYPE, Assignment, DesiredState, encode_desired
 
 VALID_S: Final = 14 * 24 * 3600
@@ -19,7 +21,9 @@ VALID_S: Final = 14 * 24 * 3600
 
 
 def desired_state(device: str, assignments: tuple[Assignment, ...], *, sequence: int, now: float) -> DesiredState:
-    """What `device` should run, from now on."""
+    """What `device` should run, from now on. Raises `LimitExceeded` when it is more than a device takes."""
+    if len(assignments) > limits.ASSIGNMENTS:
+        raise LimitExceeded(f"{device} is assigned {len(assignments)} models; a device runs at most {limits.ASSIGNMENTS}")
     issued = int(now)
     return DesiredState(device=device, sequence=sequence, issued=issued, expires=issued + VALID_S, assignments=assignments)
 

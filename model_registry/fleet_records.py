@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
 
-from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Delete,
+    Insert,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    true,
+    update,
+)
 
 from fleet_protocol.errors import ProtocolError
 from fleet_protocol.states import ReportedState, decode_reported
 from model_registry.authority import Issued
 from model_registry.rollout import Release
 from model_registry.schema import assignments, certificates, changed_devices, claims, desired, devices
+
+NAMES_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +139,12 @@ class FleetRecords:
         rows = self._connection.execute(select(assignments).where(assignments.c.device == device))
         return {row.model: (Release(row.version, row.manifest, row.attempt), row.rollout) for row in rows}
 
-    def all_assignments(self) -> dict[str, dict[str, tuple[Release, int]]]:
-        """What every device was told, as `assignments` gives it."""
+    def all_assignments(self, names: Sequence[str] | None = None) -> dict[str, dict[str, tuple[Release, int]]]:
+        """What these devices (None: all) were told, each as `assignments` gives it."""
         told: dict[str, dict[str, tuple[Release, int]]] = {}
-        for row in self._connection.execute(select(assignments)):
-            told.setdefault(row.device, {})[row.model] = (Release(row.version, row.manifest, row.attempt), row.rollout)
+        for chosen in _parts(assignments.c.device, names):
+            for row in self._connection.execute(select(assignments).where(chosen)):
+                told.setdefault(row.device, {})[row.model] = (Release(row.version, row.manifest, row.attempt), row.rollout)
         return told
 
     def assigned(self, model: str) -> dict[str, Release]:
@@ -135,21 +154,18 @@ class FleetRecords:
 
     def assign(self, model: str, changes: Mapping[str, Release | None], rollout: int) -> None:
         """Change what devices should run of one model; None takes it away."""
-        for device, release in changes.items():
-            self._mark_changed(device)
-            chosen = and_(assignments.c.device == device, assignments.c.model == model)
-            self._connection.execute(delete(assignments).where(chosen))
-            if release is not None:
-                self._connection.execute(
-                    insert(assignments).values(
-                        device=device,
-                        model=model,
-                        version=release.version,
-                        manifest=release.manifest,
-                        attempt=release.attempt,
-                        rollout=rollout,
-                    )
-                )
+        chosen = and_(assignments.c.device == bindparam("name"), assignments.c.model == model)
+        self._many(delete(assignments).where(chosen), [{"name": device} for device in changes])
+        self._many(
+            insert(assignments),
+            [
+                {"device": device, "model": model, "rollout": rollout, **asdict(release)}
+                for device, release in changes.items()
+                if release is not None
+            ],
+        )
+        self._many(delete(changed_devices).where(changed_devices.c.device == bindparam("name")), [{"name": d} for d in changes])
+        self._many(insert(changed_devices), [{"device": device} for device in changes])
 
     def desired(self, device: str) -> Desired | None:
         """The newest signed word to a device."""
@@ -167,17 +183,33 @@ class FleetRecords:
             query = query.where(desired.c.expires < expiring_before)
         return list(self._connection.scalars(query))
 
-    def keep_desired(self, word: Desired) -> None:
-        """Replace the word to a device; it says what the device is assigned now."""
-        self._connection.execute(delete(changed_devices).where(changed_devices.c.device == word.device))
-        self._connection.execute(delete(desired).where(desired.c.device == word.device))
-        self._connection.execute(
-            insert(desired).values(device=word.device, sequence=word.sequence, expires=word.expires, envelope=word.envelope)
-        )
+    def sequences(self, names: Sequence[str]) -> dict[str, int]:
+        """The sequence of the newest word to each of these devices; without those that were never told anything."""
+        found: dict[str, int] = {}
+        for chosen in _parts(desired.c.device, names):
+            rows = self._connection.execute(select(desired.c.device, desired.c.sequence).where(chosen))
+            found |= {row.device: row.sequence for row in rows}
+        return found
 
-    def _mark_changed(self, device: str) -> None:
-        self._connection.execute(delete(changed_devices).where(changed_devices.c.device == device))
-        self._connection.execute(insert(changed_devices).values(device=device))
+    def keep_desired(self, words: Sequence[Desired]) -> None:
+        """Replace the words to devices; they say what the devices are assigned now."""
+        names = [{"name": word.device} for word in words]
+        self._many(delete(changed_devices).where(changed_devices.c.device == bindparam("name")), names)
+        self._many(delete(desired).where(desired.c.device == bindparam("name")), names)
+        self._many(insert(desired), [asdict(word) for word in words])
+
+    def _many(self, statement: Delete | Insert, rows: Sequence[Mapping[str, object]]) -> None:
+        if rows:
+            self._connection.execute(statement, rows)
+
+
+def _parts(column: Column[str], names: Sequence[str] | None) -> Iterator[ColumnElement[bool]]:
+    """Conditions that together choose the rows of `names`, few enough at a time for any database; None: all rows."""
+    if names is None:
+        yield true()
+        return
+    for start in range(0, len(names), NAMES_AT_ONCE):
+        yield column.in_(names[start : start + NAMES_AT_ONCE])
 
 
 def _device(row: Row[tuple[object, ...]]) -> Device:

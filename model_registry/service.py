@@ -124,6 +124,10 @@ class Registry:
         if self._worker is not None:
             self._worker.start()
 
+    def wake(self) -> None:
+        """Look at rollouts and assignments now, for whoever changed the database by another way than the API."""
+        self._prepared.coordinator.wake()
+
     def work_once(self) -> None:
         """One round of all that the threads do, for callers that start none (simulations)."""
         self._prepared.coordinator.work(0)

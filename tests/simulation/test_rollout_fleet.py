@@ -12,9 +12,12 @@ import pytest
 from securesystemslib.signer import Key
 from sqlalchemy.exc import OperationalError
 
-from fleet_protocol import topics
+from fleet_protocol import limits, topics
+from fleet_protocol.digests import digest_of
 from fleet_protocol.states import Assignment
 from model_registry import director
+from model_registry.catalogue import open_catalogue
+from model_registry.rollout import Release
 from tests.support.registry_world import RegistryWorld, TalkingDevice, registry_world, request_pem, runs
 
 
@@ -197,6 +200,26 @@ def test_a_report_that_could_not_be_stored_is_stored_later(world: RegistryWorld)
     blocker.execute("ALTER TABLE elsewhere RENAME TO devices")
     blocker.close()
     assert state(world, rollout) == "succeeded"
+
+
+def test_a_device_with_more_models_than_it_takes_keeps_its_word_and_holds_up_nobody(
+    world: RegistryWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.release()
+    crowded, other = join(world, "a", "b")
+    start(world, "1.0.0")
+    before = crowded.told[-1]
+    catalogue = open_catalogue(f"sqlite:///{world.layout.database}")
+    with catalogue.changing() as records:
+        for at in range(limits.ASSIGNMENTS):
+            records.fleet.assign(f"extra-{at}", {"a": Release("1.0.0", digest_of(b"x"))}, 1)
+        records.fleet.assign("extra", {"b": Release("1.0.0", digest_of(b"x"))}, 1)
+    catalogue.close()
+    world.registry.wake()
+    world.settle()
+    assert crowded.told[-1] == before
+    assert "a keeps what it was told last" in caplog.text
+    assert set(other.assigned) == {"digits", "extra"}
 
 
 def test_an_aborted_rollout_takes_its_devices_back_and_cannot_be_aborted_again(world: RegistryWorld) -> None:

@@ -40,10 +40,10 @@ def test_another_key_does_not_verify_it() -> None:
 
 
 def test_a_word_that_no_device_would_read_is_not_signed() -> None:
-    crowd = tuple(assignment(f"{'m' * 60}-{at:02}") for at in range(30))
-    state = director.desired_state("cam", crowd, sequence=1, now=NOW)
-    with pytest.raises(LimitExceeded):
-        director.seal(state, CryptoSigner.generate_ed25519())
+    crowd = tuple(assignment(f"{'m' * 60}-{at:02}") for at in range(17))
+    with pytest.raises(LimitExceeded, match="17 models"):
+        director.desired_state("cam", crowd, sequence=1, now=NOW)
+    director.seal(director.desired_state("cam", crowd[:16], sequence=1, now=NOW), CryptoSigner.generate_ed25519())
 
 
 def test_a_word_is_renewed_when_half_of_its_time_is_over() -> None:
