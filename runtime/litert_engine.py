@@ -51,7 +51,7 @@ class LiteRtEngine:
             self._resize(inputs)
             try:
                 for name, array in inputs.items():
-                    self._interpreter.set_tensor(self._index[name], np.ascontiguousarray(array))
+                    self._interpreter.set_tensor(self._index[name], array)
                 self._interpreter.invoke()
                 return [self._interpreter.get_tensor(index) for index in self._answers]
             except (ValueError, RuntimeError) as error:

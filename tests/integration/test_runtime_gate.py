@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import runtime
 from fleet_protocol.manifest import Tolerance
 from runtime.errors import GateUnavailable
 from runtime.gate import CHILD, GateRequest, GateVerdict, ModelFile, examine
+from runtime.gate_child import ORPHANED
 from runtime.trial import TrialOrder
 from tests.support import models, tflite_models
 from tests.support.waiting import until
@@ -185,13 +187,25 @@ def test_no_child_outlives_the_gate(golden: Path) -> None:
     assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
 
 
-def test_a_child_ends_when_its_parent_is_gone() -> None:
-    """The parent's end is the end of the child's stdin, here before it has even sent an order."""
+def test_a_peak_that_nobody_saw_is_told_by_the_child(golden: Path) -> None:
+    verdict = with_child(golden, f"print('{{\"peak_memory_bytes\": {3 << 30}}}')")
+    assert verdict.reason == "It took 3072 MiB of memory, at most 1024 MiB are allowed."
+
+
+def test_a_child_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
+    """The parent's end is the end of the child's stdin; here the child hangs on a golden file that never comes."""
+    os.mkfifo(tmp_path / "golden.npz")
     order = TrialOrder(
-        model="/nowhere", session_options={}, golden="/dev/stdin", cpu_seconds=9, address_bytes=8 << 30, alarm_s=60.0
+        model="/nowhere",
+        session_options={},
+        golden=str(tmp_path / "golden.npz"),
+        cpu_seconds=9,
+        address_bytes=8 << 30,
+        alarm_s=60.0,
     )
     child = subprocess.Popen(CHILD, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert child.stdin is not None
     child.stdin.write(msgspec.json.encode(order) + b"\n")
     child.stdin.close()
     until(lambda: child.poll() is not None, "the child ended with its parent")
+    assert child.returncode == ORPHANED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -192,10 +193,40 @@ def test_no_active_model_is_alive_and_not_ready(serving: Any) -> None:
 
 def test_a_body_beyond_the_limit_gets_a_413_whether_it_says_its_length_or_not(serving: Any, host: ModelHost) -> None:
     with serving(host, body_bytes=10_000) as client:
-        for content in (b" " * 3_000_000, (b" " * 1000 for _ in range(3000))):
+        for content in (b" " * 16_000_000, (b" " * 1_000_000 for _ in range(16))):
             response = client.post(INFER, content=content)
             assert (response.status_code, set(response.json())) == (413, {"error"})
         assert client.post(INFER, json=request(models.samples(1)[0])).status_code == 200
+
+
+def connection(client: httpx.Client) -> socket.socket:
+    return socket.create_connection((client.base_url.host, client.base_url.port or 0), WAIT_S)
+
+
+def head(length: int, *more: str) -> bytes:
+    return "\r\n".join([f"POST {INFER} HTTP/1.1", "Host: x", f"Content-Length: {length}", *more, "", ""]).encode()
+
+
+def test_a_client_that_asks_first_is_refused_before_it_sends(serving: Any, host: ModelHost) -> None:
+    with serving(host, body_bytes=10_000) as client, connection(client) as asking:
+        asking.sendall(head(1_000_000, "Expect: 100-continue"))
+        assert asking.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_all_bodies_together_are_bounded_and_room_comes_back(serving: Any, host: ModelHost) -> None:
+    body = json.dumps(request(models.samples(1)[0])).encode().ljust(9_000)
+    with serving(host, body_bytes=10_000) as client, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connection(client)) for _ in range(4)]
+        for each in held:
+            each.sendall(head(9_001) + body)  # and one byte is still to come
+        until(lambda: client.post(INFER, content=body).status_code == 503, "the bodies under way were counted")
+        assert client.post(INFER, content=body).headers["retry-after"] == "1"
+        held[0].sendall(b" ")
+        assert held[0].recv(4096).startswith(b"HTTP/1.1 200 ")
+        for each in held[1:]:
+            each.close()
+        for _ in range(10):  # more than fit at once
+            until(lambda: client.post(INFER, content=body).status_code == 200, "there was room again")
 
 
 def test_an_answer_that_is_no_number_gets_a_500_that_says_so(serving: Any) -> None:

@@ -92,20 +92,21 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "header",
+    ("header", "message"),
     [
-        b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 1099511627776)}\n",
-        b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}\n",
-        b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}\n",
-        b"{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}\n",
-        b"{'descr': '<f4', 'fortran_order': False}\n",
-        b"__import__('os').abort()\n",
-        b"{" * 500 + b"\n",
-        b"\xff\xff\n",
+        (b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 1099511627776)}\n", "and holds 4"),
+        (b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}\n", "claims -4 bytes and holds 4"),
+        (b"{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}\n", "claims 12 bytes and holds 4"),
+        (b"{'descr': '<f2', 'fortran_order': False, 'shape': (1,)}\n", "claims 2 bytes and holds 4"),
+        (b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}\n", "holds object"),
+        (b"{'descr': '<f4', 'fortran_order': False}\n", "no npy header"),
+        (b"__import__('os').abort()\n", "no npy header"),
+        (b"{" * 500 + b"\n", "no npy header"),
+        (b"\xff\xff\n", "no npy header"),
     ],
 )
-def test_a_header_that_lies_is_refused_before_anything_is_allocated(tmp_path: Path, header: bytes) -> None:
-    with pytest.raises(InvalidGolden):
+def test_a_header_that_lies_is_refused_before_anything_is_allocated(tmp_path: Path, header: bytes, message: str) -> None:
+    with pytest.raises(InvalidGolden, match=message):
         golden.read(with_header(tmp_path / "g.npz", header, b"1234"))
 
 
