@@ -58,6 +58,12 @@ def test_no_bytes_make_an_answer_raise_another_error(payload: bytes) -> None:
     assert transfer.encode_answer(answer) == payload
 
 
+@given(answer=other_answers, chunk=st.binary(min_size=1, max_size=9))
+def test_an_answer_that_brings_no_chunk_may_not_carry_one(answer: Answer, chunk: bytes) -> None:
+    with pytest.raises(MalformedMessage, match="carries a chunk"):
+        transfer.decode_answer(transfer.encode_answer(answer) + chunk)
+
+
 @given(field=st.sampled_from(["request", "index", "size", "retry_after_ms"]), value=st.sampled_from([-1, 2**64]))
 def test_a_number_that_does_not_fit_its_field_is_a_protocol_error(field: str, value: int) -> None:
     numbers: dict[str, Any] = {"request": 0, "index": 0, "size": 0, "retry_after_ms": 0} | {field: value}

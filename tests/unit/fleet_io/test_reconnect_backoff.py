@@ -18,7 +18,7 @@ def test_no_wait_is_negative_or_longer_than_the_longest(attempt: int, chance: fl
 
 @given(attempt=st.integers(1, 10_000), chance=chances)
 def test_whoever_was_refused_waits_long_but_not_all_equally(attempt: int, chance: float) -> None:
-    assert REFUSED_BACKOFF_S / 2 <= backoff(attempt, chance, refused=True) < REFUSED_BACKOFF_S * 1.5
+    assert REFUSED_BACKOFF_S / 2 <= backoff(attempt, chance, refused=True) <= REFUSED_BACKOFF_S * 1.5
 
 
 @pytest.mark.parametrize("attempt", range(1, 7))
