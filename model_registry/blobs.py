@@ -23,7 +23,7 @@ class BlobStore(Protocol):
     """Immutable content by digest. A digest that is none raises `fleet_protocol.MalformedMessage`."""
 
     def size(self, digest: str) -> int | None:
-        """Bytes of that content, or None when it is not here."""
+        """Bytes of that content, or None when it is not here. Raises `StoreFailed`."""
         ...
 
     def put(self, digest: str, pieces: Iterable[bytes], *, limit: int = limits.BLOB_BYTES) -> int:
@@ -35,7 +35,10 @@ class BlobStore(Protocol):
         ...
 
     def read(self, digest: str, *, limit: int) -> bytes:
-        """The whole content, verified. Raises `BlobMissing`, `BlobRefused` (larger than `limit` bytes) or `Damaged`."""
+        """The whole content, verified.
+
+        Raises `BlobMissing`, `BlobRefused` (more than `limit` bytes), `Damaged` or `StoreFailed`.
+        """
         ...
 
     def read_chunk(self, digest: str, index: int, chunk_size: int) -> tuple[bytes, int]:
@@ -61,6 +64,8 @@ class DirectoryBlobStore:
             return self._path(digest).stat().st_size
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise _failure(error, f"{digest} cannot be looked for") from error
 
     def put(self, digest: str, pieces: Iterable[bytes], *, limit: int = limits.BLOB_BYTES) -> int:
         """See `BlobStore`."""
@@ -79,7 +84,10 @@ class DirectoryBlobStore:
             raise BlobMissing(f"There is no blob {digest}.")
         if size > limit:
             raise BlobRefused(f"{digest} has {size} bytes; at most {limit} are read here.")
-        content = self._path(digest).read_bytes()
+        try:
+            content = self._path(digest).read_bytes()
+        except OSError as error:
+            raise _failure(error, f"{digest} cannot be read") from error
         if hashlib.sha256(content).hexdigest() != hex_of(digest):
             raise Damaged(
                 f"{self._path(digest)} no longer has the content of its digest.", "Publish that release's bundle again."

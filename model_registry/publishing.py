@@ -195,7 +195,7 @@ class _Session:
         """Whether the registry has a blob."""
         answer = self._send("HEAD", f"/v1/blobs/{digest}")
         if answer.status_code not in (200, 404):
-            raise RegistryAnsweredNo(f"The registry answered {answer.status_code} when asked for a blob.")
+            self._ask("GET", f"/v1/blobs/{digest}")  # the same question, with the reason in the answer
         return answer.status_code == 200
 
     def upload(self, digest: str, pieces: Iterator[bytes]) -> None:

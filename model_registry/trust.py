@@ -235,7 +235,7 @@ def _check_model(repository: Repository, new: Metadata[Targets], target: Release
     before = {} if current is None else current.signed.targets
     after = dict(new.signed.targets)
     added = after.pop(target.path, None)
-    if after != before or target.path in before:
+    if after != before:  # a path that was there before is missing in `after` now, and differs too
         raise MetadataRefused(f"A release adds one target and changes none; these metadata of {target.model} do otherwise.")
     if added is None or added.hashes != {"sha256": hex_of(target.digest)} or added.length != target.length:
         raise MetadataRefused(f"The metadata of {target.model} do not name {target.path} with the digest {target.digest}.")

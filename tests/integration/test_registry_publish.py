@@ -269,6 +269,15 @@ def test_no_registry_is_said_in_plain_words(tmp_path: Path) -> None:
         publish(bundle.directory, client=client, keys=PublisherKeys(tmp_path), now=0.0)
 
 
+def test_a_registry_whose_disk_fails_says_so_to_the_publisher(world: RegistryWorld, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    shard = hex_of(bundle.manifest.variants[0].file.digest)[:2]
+    (world.layout.blobs / shard).write_bytes(b"a file where a directory should be")
+    with pytest.raises(RegistryAnsweredNo, match="Look at the registry's disk") as caught:
+        world.publish(bundle)
+    assert caught.value.code == "store_failed"
+
+
 def test_the_audit_log_knows_what_was_published(world: RegistryWorld) -> None:
     bundle = world.release()
     entry = world.ask("GET", "/v1/audit")["entries"][0]
