@@ -15,12 +15,12 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Final
 
-from device_agent import enrolment
+from device_agent import identity
 from device_agent.agent import Agent, Surroundings
 from device_agent.config import AgentConfig
 from device_agent.content import ContentStore
-from device_agent.enrolment import Enrolled
 from device_agent.fetch import BlobFetcher, MetadataFetcher
+from device_agent.identity import Enrolled
 from device_agent.inputs import StopAsked
 from device_agent.journal import Journal
 from device_agent.link import ChunkLink, QueueInbox
@@ -28,7 +28,6 @@ from device_agent.outbox import Outbox
 from device_agent.perform import Bounds, Parts, Performer, formats_at_hand
 from device_agent.reporter import Reporter, will_of
 from device_agent.slots import Slots
-from device_agent.status import IDENTITY_DIR
 from device_agent.trust import Director, Releases
 from device_agent.worker import ThreadWorker, Worker
 from fleet_io import durable
@@ -64,7 +63,7 @@ def run(
     directory = durable.make_directory(config.directory, mode=0o700)
     with ExitStack() as held:
         held.enter_context(owning(directory, f"agent ({config.device})"))
-        enrolled = enrolment.enrol(directory / IDENTITY_DIR, config.device, server=config.server, claim=config.claim)
+        enrolled = _identity(config)
         boot = secrets.token_bytes(16)
         transport = MqttTransport(
             enrolled.broker,
@@ -148,6 +147,16 @@ def assemble(
         chance=chance,
     )
     return Agent(config.device, around, rules=config.rules(), telemetry_interval_s=config.telemetry_interval_s)
+
+
+def _identity(config: AgentConfig) -> Enrolled:
+    """The identity that is there, or a new one; an enrolled device starts without what only enrolment needs."""
+    enrolled = identity.load(config.directory / identity.DIRECTORY, config.device)
+    if enrolled is not None:
+        return enrolled
+    from device_agent import enrolment
+
+    return enrolment.enrol(config.directory / identity.DIRECTORY, config.device, server=config.server, claim=config.claim)
 
 
 @contextmanager

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from device_agent import enrolment
+from device_agent import identity
 from device_agent.config import AgentConfig
 from device_agent.errors import NotEnrolled
 from device_agent.journal import Journal
 from device_agent.model_state import ModelState
-
-IDENTITY_DIR = "identity"
 
 
 class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +27,7 @@ def summary(config: AgentConfig) -> DeviceSummary:
     directory = config.directory
     if not directory.is_dir():
         raise NotEnrolled(f"{directory} does not exist. Name the state directory of this device's agent with --state-dir.")
-    enrolled = enrolment.load(directory / IDENTITY_DIR, config.device)
+    enrolled = identity.load(directory / identity.DIRECTORY, config.device)
     entry = Journal(directory).peek()
     blobs = directory / "blobs"
     return DeviceSummary(

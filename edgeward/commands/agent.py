@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import click
 
-from device_agent import daemon, enrolment
+from device_agent import daemon, identity
 from device_agent.config import AgentConfig, load
-from device_agent.status import IDENTITY_DIR, DeviceSummary, summary
+from device_agent.status import DeviceSummary, summary
 from edgeward import terminal
 from fleet_io import durable
 from fleet_io.ownership import owning
@@ -86,10 +86,12 @@ def enrol(file: Path | None, **flags: str | None) -> None:
     Examples:
       edgeward agent enrol --device kitchen --state-dir ./kitchen --server https://127.0.0.1:8443 --claim ew1.…
     """
+    from device_agent import enrolment
+
     config = _settings(file, flags)
     directory = durable.make_directory(config.directory, mode=0o700)
     with owning(directory, f"agent ({config.device})"):
-        enrolled = enrolment.enrol(directory / IDENTITY_DIR, config.device, server=config.server, claim=config.claim)
+        enrolled = enrolment.enrol(directory / identity.DIRECTORY, config.device, server=config.server, claim=config.claim)
     click.echo(f"{enrolled.device} is enrolled; its broker is {enrolled.broker.host}:{enrolled.broker.port}.")
 
 

@@ -13,10 +13,10 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from device_agent import enrolment
+from device_agent import enrolment, identity
 from device_agent.errors import ClaimRefused, EnrolmentFailed, NotEnrolled, ServerUnreachable, WrongAuthority
 from edgeward.broker import free_port
-from fleet_io.http_server import HttpServer
+from fleet_io.http_server import HttpServer, ServerCertificate
 from tests.support.real_fleet import RealFleet
 
 
@@ -42,7 +42,7 @@ def test_enrolling_again_changes_nothing_and_needs_no_server(fleet: RealFleet, t
     before = first.identity.certificate.read_bytes()
     again = enrolment.enrol(tmp_path, "porch", server="", claim="")
     assert again.identity.certificate.read_bytes() == before
-    assert enrolment.load(tmp_path, "porch") is not None
+    assert identity.load(tmp_path, "porch") is not None
 
 
 def test_an_answer_that_was_lost_is_asked_for_again_with_the_same_claim_and_key(fleet: RealFleet, tmp_path: Path) -> None:
@@ -52,6 +52,30 @@ def test_an_answer_that_was_lost_is_asked_for_again_with_the_same_claim_and_key(
     (tmp_path / "enrolment.json").unlink()
     again = enrolment.enrol(tmp_path, "cellar", server=fleet.url, claim=claim)
     assert again.identity.key.read_bytes() == key
+
+
+def test_a_certificate_that_comes_behind_the_authority_is_not_trusted(fleet: RealFleet, tmp_path: Path) -> None:
+    authority = fleet.client.get("/v1/authority").content
+    other_fleet = RealFleet(tmp_path / "other")
+    other_fleet.close()
+    other = other_fleet.registry.authority_path.read_bytes()
+    server = HttpServer(
+        Starlette(routes=[Route("/v1/authority", lambda _request: PlainTextResponse(authority + other))]),
+        host="127.0.0.1",
+        port=0,
+        certificate=ServerCertificate(fleet.registry.server_identity.certificate, fleet.registry.server_identity.key),
+    )
+    server.start()
+    try:
+        trusted = enrolment.fetch_authority(server.url, enrolment.parse_claim(fleet.claim("yard")))
+    finally:
+        server.stop()
+    assert trusted.encode() == authority
+
+
+def test_a_claim_travels_only_encrypted(fleet: RealFleet, tmp_path: Path) -> None:
+    with pytest.raises(EnrolmentFailed, match="is not https"):
+        enrolment.enrol(tmp_path, "yard", server=fleet.url.replace("https", "http"), claim=fleet.claim("yard"))
 
 
 @pytest.mark.parametrize("claim", ["", "hello", "ew1.abc.def", "ew2." + "0" * 64 + ".secretsecret"])
@@ -84,9 +108,12 @@ def test_a_server_with_another_authority_learns_no_secret(fleet: RealFleet, tmp_
     assert not (tmp_path / "device.key.pem").exists()
 
 
-def test_a_server_that_is_no_registry_is_named(tmp_path: Path) -> None:
+def test_a_server_that_is_no_registry_is_named(fleet: RealFleet, tmp_path: Path) -> None:
     server = HttpServer(
-        Starlette(routes=[Route("/v1/authority", lambda _request: PlainTextResponse("hello"))]), host="127.0.0.1", port=0
+        Starlette(routes=[Route("/v1/authority", lambda _request: PlainTextResponse("hello"))]),
+        host="127.0.0.1",
+        port=0,
+        certificate=ServerCertificate(fleet.registry.server_identity.certificate, fleet.registry.server_identity.key),
     )
     server.start()
     try:
@@ -99,7 +126,7 @@ def test_a_server_that_is_no_registry_is_named(tmp_path: Path) -> None:
 def test_a_directory_belongs_to_one_device(fleet: RealFleet, tmp_path: Path) -> None:
     enrolment.enrol(tmp_path, "garage", server=fleet.url, claim=fleet.claim("garage"))
     with pytest.raises(EnrolmentFailed, match="belongs to the device garage"):
-        enrolment.load(tmp_path, "kitchen")
+        identity.load(tmp_path, "kitchen")
 
 
 def test_a_device_with_another_devices_certificate_says_so(fleet: RealFleet, tmp_path: Path) -> None:
@@ -109,21 +136,21 @@ def test_a_device_with_another_devices_certificate_says_so(fleet: RealFleet, tmp
     for name in ("device.pem", "device.key.pem"):
         shutil.copy(other / name, mine / name)
     with pytest.raises(EnrolmentFailed, match="not roof's own certificate"):
-        enrolment.load(mine, "roof")
+        identity.load(mine, "roof")
 
 
 @pytest.mark.parametrize("spoil", [b"", b"{}", b"not json"])
 def test_a_damaged_identity_names_its_file(fleet: RealFleet, tmp_path: Path, spoil: bytes) -> None:
     (tmp_path / "enrolment.json").write_bytes(spoil)
     with pytest.raises(EnrolmentFailed, match=r"enrolment\.json cannot be read"):
-        enrolment.load(tmp_path, "kitchen")
+        identity.load(tmp_path, "kitchen")
 
 
 def test_a_missing_key_is_not_silently_replaced(fleet: RealFleet, tmp_path: Path) -> None:
     enrolment.enrol(tmp_path, "hall", server=fleet.url, claim=fleet.claim("hall"))
     (tmp_path / "device.key.pem").unlink()
     with pytest.raises(EnrolmentFailed, match="Remove"):
-        enrolment.load(tmp_path, "hall")
+        identity.load(tmp_path, "hall")
     assert not (tmp_path / "device.key.pem").exists()
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -95,3 +99,50 @@ class Traffic:
                 self._versions.add(self._agent.infer(question())["model_version"])
             except (httpx.HTTPError, KeyError) as error:
                 self.failures.append(repr(error))
+
+
+def test_killed_with_9_at_many_moments_it_ends_where_it_should(fleet: RealFleet) -> None:
+    with agent_process(fleet, "attic", EDGEWARD_AGENT_RESTARTS_ALLOWED="100") as agent:
+        fleet.roll_out("1.0.0")
+        until(lambda: committed(fleet, "attic", "1.0.0"), "attic runs 1.0.0")
+        fleet.roll_out("1.1.0")
+        pause = threading.Event()
+        for tenths in range(0, 8, 2):
+            pause.wait(0.1 * tenths)
+            agent.kill()
+            agent.start()
+            assert agent.infer(question())["model_version"] in ("1.0.0", "1.1.0")
+        until(lambda: committed(fleet, "attic", "1.1.0"), "attic runs 1.1.0", timeout_s=40)
+        assert agent.stop() == 0
+
+
+def test_a_second_agent_on_the_same_directory_is_refused_in_one_line(fleet: RealFleet) -> None:
+    with agent_process(fleet, "hall") as agent:
+        second = edgeward("agent", "run", "--device", "hall", "--state-dir", str(agent.state_dir))
+        assert second.returncode == 1
+        assert "is in use by another agent (hall)" in second.stderr
+        assert "Traceback" not in second.stderr
+
+
+def test_a_port_that_is_taken_is_refused_in_one_line(fleet: RealFleet) -> None:
+    with agent_process(fleet, "roof") as agent:
+        claim, port = fleet.claim("shed"), agent.url.rsplit(":", 1)[1]
+        arguments = ["--device", "shed", "--state-dir", str(fleet.directory / "shed"), "--server", fleet.url]
+        second = edgeward("agent", "run", *arguments, "--claim", claim, "--port", port)
+        assert second.returncode == 1
+        assert f"port {port}" in second.stderr
+        assert "Traceback" not in second.stderr
+
+
+def test_interrupted_by_ctrl_c_it_ends_cleanly_and_says_farewell(fleet: RealFleet) -> None:
+    with agent_process(fleet, "porch-2") as agent:
+        until(lambda: fleet.device("porch-2")["online"], "porch-2 is online")
+        assert agent.stop(signal.SIGINT) == 0
+        until(lambda: not fleet.device("porch-2")["online"], "porch-2 is offline")
+        status = edgeward("agent", "status", "--device", "porch-2", "--state-dir", str(agent.state_dir), "--json")
+        assert json.loads(status.stdout)["enrolled"]
+
+
+def edgeward(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command, as a user runs it."""
+    return subprocess.run([sys.executable, "-m", "edgeward", *arguments], capture_output=True, text=True, timeout=60)

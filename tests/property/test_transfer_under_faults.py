@@ -111,7 +111,15 @@ def test_every_byte_arrives_whatever_the_link_does(
 ) -> None:
     count = -(-len(content) // CHUNK)
     have = tuple(data.draw(st.sets(st.integers(0, count - 1)))) if count else ()
-    link = Link(content, Random(seed), busy=0.1, **faults)
+    link = Link(
+        content,
+        Random(seed),
+        loss=faults["loss"],
+        doubled=faults["doubled"],
+        corrupt=faults["corrupt"],
+        jitter=faults["jitter"],
+        busy=0.1,
+    )
     plan = new_plan(content, have=have)
     pieces = run(plan, link)
     assert plan.complete, plan.ending
