@@ -13,7 +13,7 @@ from tests.support.central_side import edgeward
 DEMO_TIMEOUT_S = 300.0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def performance(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """What it printed, and the facts that it wrote; it left no process and no other file."""
     stage = tmp_path_factory.mktemp("stage")

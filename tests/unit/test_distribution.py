@@ -9,6 +9,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import click
 import pytest
 
 from edgeward import cli
@@ -71,7 +72,7 @@ def test_nine_functions_in_ten_are_within_the_budget() -> None:
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
 def test_every_command_exists_has_help_with_an_example_and_stands_in_the_docs(name: str) -> None:
-    command = cli.LazyGroup().get_command(cli.click.Context(cli.cli), name)
+    command = cli.LazyGroup().get_command(click.Context(cli.cli), name)
     assert command is not None
     documented = "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
     assert f"edgeward {name}" in (command.help or "")
@@ -79,7 +80,7 @@ def test_every_command_exists_has_help_with_an_example_and_stands_in_the_docs(na
 
 
 def test_listing_commands_imports_no_package_below() -> None:
-    script = "import sys; from edgeward import cli; cli.cli.get_help(cli.click.Context(cli.cli)); print(*sys.modules)"
+    script = "import sys, click; from edgeward import cli; cli.cli.get_help(click.Context(cli.cli)); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
     assert {name.split(".")[0] for name in loaded} & (PACKAGES - {"edgeward"}) == set()
 
