@@ -20,32 +20,42 @@ from converters.errors import DataRejected
 from converters.evaluation import Outputs, Quality
 from converters.metrics import paired_difference, wilson
 from converters.parity import PARITY_FILE, AccuracyReport, Finding, ParityReport, Samples, VariantReport, warnings_about
-from converters.recipe import FLOAT
+from converters.recipe import FLOAT, Recipe
 from converters.settings import Settings
 from converters.trial import Reference, Trial, tolerance
 from fleet_io.bundle_directory import describe
 from fleet_protocol import limits
-from fleet_protocol.manifest import Accuracy, Golden, Lineage, Manifest, Variant
+from fleet_protocol.manifest import Accuracy, Format, Golden, Lineage, Manifest, Variant
 from fleet_protocol.tensors import TensorSpec
 
 GOLDEN_FILE: Final = "golden.npz"
 PROFILE_FILE: Final = "profile.json"
-ONNX_TYPE: Final = "application/vnd.edgeward.model.onnx"
+MODEL_TYPES: Final[dict[Format, str]] = {
+    "onnx": "application/vnd.edgeward.model.onnx",
+    "tflite": "application/vnd.edgeward.model.tflite",
+}
 GOLDEN_TYPE: Final = "application/vnd.edgeward.golden.npz"
 JSON_TYPE: Final = "application/json"
 
 _MARGIN_SAMPLES: Final = 2
+_TFLITE_TOOLS: Final = ("ai-edge-litert", "ai-edge-quantizer", "flatbuffers")
 
 
-def tools() -> dict[str, str]:
+def tools(recipes: Sequence[Recipe]) -> dict[str, str]:
     """The versions of everything that shapes the bytes."""
     found = {"numpy": np.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
     found["python"] = platform.python_version()
-    try:
-        found["edgeward"] = importlib.metadata.version("edgeward")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        found["edgeward"] = "unknown"
+    found["edgeward"] = _version("edgeward")
+    if any(recipe.format == "tflite" for recipe in recipes):
+        found |= {name: _version(name) for name in _TFLITE_TOOLS}
     return found
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # edgeward itself, run from a checkout; or an extra that is missing
+        return "unknown"
 
 
 def golden_content(golden: Dataset, outputs: Outputs) -> bytes:
@@ -88,7 +98,7 @@ def parity_report(
         budget=settings.budget,
         task="values" if reference.classes is None else "classes",
         left_out=[(trial.recipe.name, trial.fault) for trial in left_out],
-        int8_shipped=any(name != FLOAT.name for name in choice.order),
+        int8_shipped=any(by_name[name].recipe.precision != FLOAT.precision for name in choice.order),
     )
     return ParityReport(
         model=settings.model,
@@ -107,7 +117,7 @@ def parity_report(
         seed=settings.seed,
         source=source,
         data=data,
-        tools=tools(),
+        tools=tools([trial.recipe for trial in trials]),
         variants=tuple(reports),
     )
 
@@ -158,9 +168,9 @@ def _majority(labels: NDArray[np.int64] | None) -> float | None:
     return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
 
 
-def variant_file(name: str) -> str:
+def variant_file(recipe: Recipe) -> str:
     """Where a variant lies in its bundle."""
-    return f"variants/{name}.onnx"
+    return f"variants/{recipe.name}.{recipe.format}"
 
 
 def manifest(
@@ -202,9 +212,9 @@ def _shipped(trial: Trial) -> Variant:
     assert trial.held_out is not None
     return Variant(
         name=recipe.name,
-        format="onnx",
+        format=recipe.format,
         precision=recipe.precision,
-        file=describe(trial.path, name=variant_file(recipe.name), media_type=ONNX_TYPE),
+        file=describe(trial.path, name=variant_file(recipe), media_type=MODEL_TYPES[recipe.format]),
         tolerance=tolerance(trial.golden),
         accuracy=_measured_accuracy(trial.held_out),
         session_options=recipe.session_options,

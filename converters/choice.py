@@ -1,8 +1,9 @@
 """Which variants ship, and in which order a device should prefer them. Pure: it decides from what was measured.
 
 Shipped is what stays within the accuracy budget. Preferred is the smallest arithmetic that is not slower than float: first
-`int8-static`, then `int8-weights`, then float; whatever was measured to be slower than float comes after it. Devices decide
-again for themselves: their gate measures on their own processor.
+`int8-static`, then `int8-weights`, then float, and where they were asked for, each kind's TFLite form behind its ONNX form;
+whatever was measured to be slower than float comes after it. Devices decide again for themselves: they pass over engines
+that they do not have, and their gate measures on their own processor.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from converters.recipe import FLOAT, Preference
 SLOWER: Final = 1.10
 """From this latency ratio to float a variant counts as slower: smaller differences are the measurement's own noise."""
 
-_RANK: Final = ("int8-static", "int8-weights", "float32")
+_RANK: Final = (
+    "int8-static", "tflite-int8", "int8-weights", "tflite-int8-weights", "tflite-int8-dynamic", "float32", "tflite-float32",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from converters.parity import PAGE_FILE, PARITY_FILE, TIMING_FILE, Timing, Varia
 from converters.parity_page import render
 from converters.profile_data import make_profile
 from converters.quantize import Quantizer
-from converters.recipe import FLOAT, Preference
+from converters.recipe import FLOAT, STANDARD, TFLITE, Preference
 from converters.settings import Settings, check_settings
 from converters.sources import Source, read_onnx
 from converters.trial import Reference, Trial, attempt
@@ -62,13 +62,15 @@ def convert(
     seed: int = 0,
     classes: Sequence[str] = (),
     prefer: Preference = "auto",
+    tflite: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
     """Make a bundle of a float ONNX model: float, static int8 and weight-only int8, each measured, the fit ones shipped.
 
     `calibration` holds samples that the model was not trained with: an `.npz` or arrays by name, one for each model input,
     first axis the sample, and `label` (class numbers) where known. They are split by `seed` into parts that share none; with
-    `evaluate`, accuracy is measured there instead. `classes` names the classes; the other settings are `Settings`'.
+    `evaluate`, accuracy is measured there instead. `classes` names the classes; the other settings are `Settings`'. With
+    `tflite` the bundle also carries variants for LiteRT, emitted from the ONNX model: float, static int8, dynamic, weight-only.
 
     The same inputs, seed and tools give the same bytes, as long as the same variants are measured to be slower than float;
     a `prefer` other than `auto` keeps that measurement out of the decision.
@@ -85,6 +87,7 @@ def convert(
         seed=seed,
         classes=tuple(classes),
         prefer=prefer,
+        recipes=(*STANDARD, *TFLITE) if tflite else STANDARD,
     )
     check_settings(settings)
     progress("reading the model", 0.0)
@@ -223,7 +226,7 @@ class _Conversion:
         files = {name: self._work / name for name in contents}
         for name, content in contents.items():
             files[name].write_bytes(content)
-        files |= {assembly.variant_file(trial.recipe.name): trial.path for trial in _in_order(trials, choice) if trial.path}
+        files |= {assembly.variant_file(trial.recipe): trial.path for trial in _in_order(trials, choice) if trial.path}
         manifest = assembly.manifest(
             settings,
             _in_order(trials, choice),
@@ -231,7 +234,7 @@ class _Conversion:
             files,
             inputs=model.inputs,
             outputs=model.outputs,
-            lineage=Lineage(source=self._source.digest, data=data, tools=assembly.tools(), seed=settings.seed),
+            lineage=Lineage(source=self._source.digest, data=data, tools=assembly.tools(settings.recipes), seed=settings.seed),
         )
         notes = {PAGE_FILE: render(report, timing).encode(), TIMING_FILE: codec.encode_readable(timing)}
         bundle = write_bundle(settings.out, manifest, files, notes=notes)

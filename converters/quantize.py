@@ -1,4 +1,4 @@
-"""Applies recipes to an ONNX model: static int8 by onnxruntime.quantization, weight-only int8 by `weights.py`.
+"""Applies recipes: static int8 by onnxruntime.quantization, weight-only int8 by `weights.py`, LiteRT's by `tflite`.
 
 Everything that onnxruntime's tools raise is mapped here to `RecipeFailed`: a recipe that does not fit a model costs one
 variant, never the conversion. The same model, samples and recipe give the same bytes.
@@ -19,8 +19,9 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from converters.errors import RecipeFailed
-from converters.recipe import FloatRecipe, Recipe, StaticRecipe, WeightsRecipe
+from converters.recipe import FloatRecipe, Recipe, StaticRecipe, TfliteRecipe, WeightsRecipe
 from converters.sources import Source
+from converters.tflite.variants import TfliteMaker
 from converters.weights import quantize_weights
 
 Batch = dict[str, NDArray[Any]]
@@ -36,11 +37,14 @@ class Quantizer:
         self._source = source
         self._batches = batches
         self._prepared: onnx.ModelProto | None = None
+        self._tflite: TfliteMaker | None = None
 
     def apply(self, recipe: Recipe) -> bytes:
-        """The variant's ONNX file. Raises `RecipeFailed`."""
+        """The variant's file, of the recipe's format. Raises `RecipeFailed`."""
         if isinstance(recipe, FloatRecipe):
             return self._source.content()
+        if isinstance(recipe, TfliteRecipe):
+            return self._for_litert().apply(recipe)
         try:
             model = self._static(recipe) if isinstance(recipe, StaticRecipe) else self._weights(recipe)
             onnx.checker.check_model(model)
@@ -49,6 +53,11 @@ class Quantizer:
         except Exception as error:  # the tools below raise anything from AssertionError to their own
             raise RecipeFailed(f"cannot be made from this model: {_first_line(error)}") from error
         return model.SerializeToString(deterministic=True)
+
+    def _for_litert(self) -> TfliteMaker:
+        if self._tflite is None:
+            self._tflite = TfliteMaker(self._source.model, batches=self._batches)
+        return self._tflite
 
     def _static(self, recipe: StaticRecipe) -> onnx.ModelProto:
         with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:

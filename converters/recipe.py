@@ -9,7 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Preference = Literal["auto", "int8-static", "int8-weights", "float32"]
+from fleet_protocol.manifest import Format
+
+Preference = Literal[
+    "auto",
+    "int8-static",
+    "int8-weights",
+    "float32",
+    "tflite-int8",
+    "tflite-int8-dynamic",
+    "tflite-int8-weights",
+    "tflite-float32",
+]
 """Which variant a device should take first; `auto` lets the measurement decide."""
 
 QUANTIZED_OPERATORS: Final = (
@@ -25,6 +36,7 @@ class FloatRecipe:
 
     name: str = "float32"
     precision: str = "float32"
+    format: Format = "onnx"
 
     @property
     def session_options(self) -> dict[str, str]:
@@ -46,6 +58,7 @@ class StaticRecipe:
 
     name: str = "int8-static"
     precision: str = "int8-static"
+    format: Format = "onnx"
     per_channel: bool = True
     reduce_range: bool = True
     operators: tuple[str, ...] = QUANTIZED_OPERATORS
@@ -77,6 +90,7 @@ class WeightsRecipe:
 
     name: str = "int8-weights"
     precision: str = "int8-weights"
+    format: Format = "onnx"
     smallest: int = 256
     """Tensors with fewer elements stay float: their scales would cost what they save."""
 
@@ -90,7 +104,50 @@ class WeightsRecipe:
         return {"kind": "weight-only", "weights": "int8", "per_channel": "true", "smallest": str(self.smallest)}
 
 
-Recipe = FloatRecipe | StaticRecipe | WeightsRecipe
+@dataclass(frozen=True)
+class TfliteRecipe:
+    """The model for LiteRT: emitted from ONNX without TensorFlow, and quantized with ai-edge-quantizer.
+
+    `static` is integer arithmetic throughout, with ranges from the calibration samples; `dynamic` has int8 weights and
+    measures each activation as it comes; `weights` unpacks int8 weights and computes in float.
+    """
+
+    name: str
+    precision: str
+    kind: Literal["float", "static", "dynamic", "weights"]
+    integer_io: bool = False
+    """int8 inputs and outputs too, for devices without float; no part of a bundle, whose variants are interchangeable."""
+    format: Format = "tflite"
+
+    @property
+    def session_options(self) -> dict[str, str]:
+        """Engine options that the variant needs."""
+        return {}
+
+    def choices(self) -> dict[str, str]:
+        """The recipe as text, for the manifest."""
+        return {
+            "float": {"kind": "emitted"},
+            "static": {
+                "kind": "static",
+                "activations": "int8",
+                "weights": "int8",
+                "calibration": "MinMax",
+                "per_channel": "true",
+            },
+            "dynamic": {"kind": "dynamic", "weights": "int8", "per_channel": "true"},
+            "weights": {"kind": "weight-only", "weights": "int8", "per_channel": "true"},
+        }[self.kind]
+
+
+Recipe = FloatRecipe | StaticRecipe | WeightsRecipe | TfliteRecipe
 
 FLOAT: Final = FloatRecipe()
 STANDARD: Final[tuple[Recipe, ...]] = (FLOAT, StaticRecipe(), WeightsRecipe())
+TFLITE: Final[tuple[Recipe, ...]] = (
+    TfliteRecipe("tflite-float32", "float32", "float"),
+    TfliteRecipe("tflite-int8", "int8-static", "static"),
+    TfliteRecipe("tflite-int8-dynamic", "int8-dynamic", "dynamic"),
+    TfliteRecipe("tflite-int8-weights", "int8-weights", "weights"),
+)
+"""What `tflite=True` adds."""

@@ -56,7 +56,7 @@ class Trial:
 
 def attempt(recipe: Recipe, quantizer: Quantizer, reference: Reference, *, work: Path, budget: float) -> Trial:
     """Make and measure one variant. A recipe that does not fit the model is a fault of the trial, not an error."""
-    path = work / f"{recipe.name}.onnx"
+    path = work / f"{recipe.name}.{recipe.format}"
     try:
         path.write_bytes(quantizer.apply(recipe))
         model = load_variant(path, recipe.session_options)

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from converters.errors import RecipeFailed
 
-_INSTALL = "pip install 'edgeward[tflite]'"
+_INSTALL = "pip install 'edgeward[convert]'"
 
 
 def schema() -> ModuleType:

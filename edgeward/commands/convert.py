@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import click
 from rich.markup import escape
@@ -41,11 +42,12 @@ _SHARE = click.FloatRange(0, 1)
 @click.option("--classes", default="", help="Names of the classes in order, separated by commas.")
 @click.option(
     "--prefer",
-    type=click.Choice(["auto", "int8-static", "int8-weights", "float32"]),
+    type=click.Choice(get_args(Preference)),
     default="auto",
     show_default=True,
     help="Variant that devices should take first; auto: the smallest arithmetic that is not slower than float.",
 )
+@click.option("--tflite", is_flag=True, help="Also make variants for LiteRT: float, int8, dynamic and weight-only int8.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Deals the samples into their parts.")
 @terminal.json_option
 def command(
@@ -61,6 +63,7 @@ def command(
     max_regression: float,
     classes: str,
     prefer: Preference,
+    tflite: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -76,6 +79,7 @@ def command(
       edgeward convert digits.onnx --data digits.npz --name digits --version 1.0.0 --out digits-1.0.0
       edgeward convert digits.onnx --data digits.npz --name digits --version 1.1.0 --out digits-1.1.0 \\
           --evaluate held-out.npz --min-accuracy 0.95 --json
+      edgeward convert digits.onnx --data digits.npz --name digits --version 1.2.0 --out digits-1.2.0 --tflite
     """
     with terminal.progress(f"Converting {model.name}") as progress:
         bundle = converters.convert(
@@ -91,6 +95,7 @@ def command(
             seed=seed,
             classes=[part.strip() for part in classes.split(",")] if classes else (),
             prefer=prefer,
+            tflite=tflite,
             progress=progress,
         )
     report, timing = converters.read_report(bundle), converters.read_timing(bundle)
