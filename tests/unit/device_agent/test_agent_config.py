@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -136,3 +137,9 @@ def test_the_agents_command_needs_neither_converters_nor_registry_nor_telemetry(
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_about_the_agent_lists_every_setting() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "agent.md").read_text()
+    missing = [field.name for field in dataclasses.fields(AgentConfig) if f"`{field.name}`" not in page]
+    assert missing == []
