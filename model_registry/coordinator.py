@@ -112,6 +112,7 @@ class Coordinator:
             except Exception:  # one bad round must not silence the fleet; the next one sees the same database
                 log.exception("a round of the coordinator failed; the next one tries again")
                 self._changed.set()
+                self._reconnected.set()
                 self._stopping.wait(IDLE_S)
 
     def _receive(self, message: Message) -> None:

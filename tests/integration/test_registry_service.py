@@ -8,10 +8,14 @@ import sqlite3
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
+import msgspec
 import pytest
 from cryptography import x509
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -247,6 +251,34 @@ def test_a_rollout_that_makes_no_sense_is_not_started(standing: RegistryWorld, b
 def test_an_unknown_version_lists_those_that_are_there(standing: RegistryWorld) -> None:
     refused = standing.ask("POST", "/v1/rollouts", status=404, json={"model": "digits", "version": "9.9.9"})
     assert "published: 1.0.0" in refused["error"]["message"]
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = ["model", "version", "cohort", "steps", "max_failures", "device", "claim", "csr", "uses", "manifest", "metadata"]
+
+
+@given(
+    path=st.sampled_from(["rollouts", "claims", "enrolments", "releases", "devices/x/retry", "rollouts/1/abort"]),
+    body=st.binary(max_size=60) | st.dictionaries(st.sampled_from(FIELDS), VALUES).map(msgspec.json.encode),
+)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_body_makes_the_api_fail(standing: RegistryWorld, path: str, body: bytes) -> None:
+    answer = standing.client.post(f"/v1/{path}", content=body)
+    assert answer.status_code < 500, answer.text
+    assert answer.is_success or set(answer.json()["error"]) == {"code", "message", "hint"}
+
+
+@given(path=st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=1, max_size=40))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_path_makes_the_api_fail_or_leaves_its_directory(standing: RegistryWorld, path: str) -> None:
+    for route in ("blobs", "metadata", "models", "devices", "rollouts"):
+        answer = standing.client.get(f"/v1/{route}/{quote(path, safe='')}")
+        assert answer.status_code < 500, answer.text
+        assert answer.status_code != 200 or path in ("digits", "timestamp.json")
 
 
 def test_other_parts_routes_stand_behind_the_same_token(world: RegistryWorld) -> None:
