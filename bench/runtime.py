@@ -1,0 +1,258 @@
+"""What the runtime costs beside onnxruntime itself, and what tuning and preparing gain (issue 3's figures).
+
+Every ratio is to onnxruntime as it comes, measured in the same run in turn: `session.run(None, …)` for the call, default
+options for latency and CPU time, a plain load for prepared ones.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import statistics
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+import runtime
+from bench.interleaved import medians, ratios
+from runtime import measurement, prepared, sources, tuner
+from runtime.device_facts import usable_cores
+from runtime.engine import Array
+from runtime.example_inputs import example
+from runtime.measurement_child import anonymous_bytes
+from runtime.tuning import Candidate, Condition, Objective
+
+ROOT: Final = Path(__file__).parents[1]
+RESNET: Final = ROOT.parent / "shared" / "data" / "resnet8_cifar10" / "float.onnx"
+DIGITS: Final = ROOT / "examples" / "digits" / "digits-v1.onnx"
+
+TUNING_S: Final = 20.0
+ROUNDS: Final = 15
+LOADS: Final = 9
+
+
+def measure() -> dict[str, object]:
+    with tempfile.TemporaryDirectory(prefix="edgeward-bench-") as scratch:
+        made = Path(scratch)
+        mobilenet, encoder, mlp = _mobilenet(made / "mobilenet.onnx"), _encoder(made / "encoder.onnx"), _mlp(made / "mlp.onnx")
+        small = RESNET if RESNET.is_file() else DIGITS
+        return {
+            "call": _call(_mlp(made / "tiny.onnx", features=16, hidden=16)),
+            "tuned": {path.stem: _tuned(path, made) for path in (mobilenet, encoder, small, mlp)},
+            "tuned_for_a_busy_device": {mobilenet.stem: _tuned(mobilenet, made, Objective(condition="busy"))},
+            "prepared": {path.stem: _prepared(path, made / "cache") for path in (encoder, mobilenet)},
+        }
+
+
+def _call(path: Path) -> dict[str, float]:
+    """Microseconds of onnxruntime's own call, and ours ÷ that: the model alone, and through the host with its counting."""
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    model = runtime.load(path)
+    host = runtime.ModelHost()
+    host.activate(runtime.ModelIdentity("tiny", "1.0.0", "sha256:" + "0" * 64, "float"), runtime.load(path))
+    inputs = example(model.inputs)
+    subjects = {
+        "session.run": lambda: session.run(None, inputs),
+        "model": lambda: model(inputs),
+        "host.infer": lambda: host.infer("tiny", inputs),
+    }
+    times = medians(subjects, rounds=300, batch=50)
+    host.deactivate("tiny")
+    return {"session.run µs": round(times["session.run"] * 1e6, 2), **ratios(times, to="session.run")}
+
+
+def _tuned(path: Path, scratch: Path, objective: Objective | None = None) -> dict[str, object]:
+    """The tuned way against onnxruntime's default and against every combination of threads and spinning."""
+    objective = objective or Objective()
+    tuning = measurement.tune(path, seconds=TUNING_S, objective=objective)
+    published = Candidate(variant=tuning.chosen.variant)
+    default = Candidate(variant=published.variant, spinning="on")
+    by_hand = tuner.Space((published,), usable_cores()).threadings(published)
+    field = list(dict.fromkeys([default, tuning.chosen, published, *by_hand]))
+    times, cpu = _raced(path, scratch, objective, field)
+    best = {condition: min(times[condition].values()) for condition in times}
+    return {
+        "chosen": tuning.chosen.describe(),
+        "idle ÷ default": round(times["idle"][tuning.chosen] / times["idle"][default], 3),
+        "idle ÷ best by hand": round(times["idle"][tuning.chosen] / best["idle"], 3),
+        "busy ÷ default": round(times["busy"][tuning.chosen] / times["busy"][default], 3),
+        "busy ÷ best by hand": round(times["busy"][tuning.chosen] / best["busy"], 3),
+        "CPU at 10 Hz ÷ default": round(cpu[tuning.chosen] / cpu[default], 4),
+        "untuned idle ÷ default": round(times["idle"][published] / times["idle"][default], 3),
+    }
+
+
+def _raced(
+    path: Path, scratch: Path, objective: Objective, field: list[Candidate]
+) -> tuple[dict[Condition, dict[Candidate, float]], dict[Candidate, float]]:
+    """Median seconds by condition and candidate, round after round in turn; and CPU seconds an inference."""
+    device = measurement.MeasuredDevice(sources.contenders(path), objective, scratch, check_s=1.0)
+    times: dict[Condition, dict[Candidate, list[float]]] = {"idle": {}, "busy": {}}
+    cpu: dict[Candidate, list[float]] = {}
+    try:
+        for candidate in field:
+            failure = device.examine(candidate).failure
+            assert failure is None, failure
+        for condition, found in times.items():
+            for _ in range(ROUNDS):
+                for candidate in field:
+                    burst = device.burst(candidate, condition, tuner.ROUND_S)
+                    assert burst is not None
+                    found.setdefault(candidate, []).append(burst.p50_s)
+        for _ in range(3):
+            for candidate in field:
+                spent = device.cpu(candidate)
+                assert spent is not None
+                cpu.setdefault(candidate, []).append(spent)
+    finally:
+        device.close()
+    middle = {condition: {each: statistics.median(all_) for each, all_ in found.items()} for condition, found in times.items()}
+    return middle, {candidate: statistics.median(spent) for candidate, spent in cpu.items()}
+
+
+def _prepared(path: Path, cache: Path) -> dict[str, object]:
+    """Load time, anonymous memory of a second version, and run time, each ÷ those of the plain file."""
+    digest = sources.find(path).identity.manifest
+    ways: dict[str, Callable[[], runtime.Model]] = {"plain": partial(runtime.load, path, threads=1)}
+    for name, packed in (("packed", True), ("unpacked", False)):
+        made = prepared.prepare(path, digest=digest, cache=cache, packed=packed)
+        ways[name] = partial(made.load, threads=1)
+    loads = medians(ways, rounds=LOADS, batch=1)
+    models = {name: load() for name, load in ways.items()}
+    inputs = example(models["plain"].inputs)
+    runs = medians({name: partial(model, inputs) for name, model in models.items()}, rounds=LOADS, batch=3)
+    memory = {name: _second(load, inputs) for name, load in ways.items()}
+    return {
+        "load": ratios(loads, to="plain"),
+        "anonymous memory of a second version": ratios(memory, to="plain"),
+        "run": ratios(runs, to="plain"),
+    }
+
+
+def _second(load: Callable[[], runtime.Model], inputs: dict[str, Array]) -> float:
+    """Anonymous bytes that one more version takes, after it ran once."""
+    gc.collect()
+    _trim()
+    before = anonymous_bytes()
+    model = load()
+    model(inputs)
+    _trim()
+    taken = anonymous_bytes() - before
+    model.close()
+    return float(max(taken, 1))
+
+
+def _trim() -> None:
+    """Give freed memory back to the system, so that it does not hide what the next one takes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+class _Graph:
+    """An ONNX graph in the making, with random weights."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = np.random.default_rng(seed)
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: dict[str, NDArray[np.generic]] = {}
+
+    def weights(self, *shape: int, fan_in: int | None = None) -> str:
+        scale = 1 / np.sqrt(fan_in or shape[0])
+        return self.constant((self._chance.standard_normal(shape, np.float32) * scale).astype(np.float32))
+
+    def constant(self, value: NDArray[np.generic]) -> str:
+        name = f"constant{len(self._weights)}"
+        self._weights[name] = value
+        return name
+
+    def scalar(self, value: float) -> str:
+        return self.constant(np.array(value, np.float32))
+
+    def node(self, operator: str, *inputs: str, output: str | None = None, **attributes: int | list[int]) -> str:
+        name = output or f"value{len(self._nodes)}"
+        made = helper.make_node(operator, list(inputs), [name])
+        made.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        self._nodes.append(made)
+        return name
+
+    def save(self, path: Path, shape: list[int | str], kind: int = TensorProto.FLOAT) -> Path:
+        """From `x` of this shape to `y`, whose shape the engine finds."""
+        graph = helper.make_graph(
+            self._nodes,
+            path.stem,
+            [helper.make_tensor_value_info("x", kind, shape)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(value, name) for name, value in self._weights.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        path.write_bytes(onnx.shape_inference.infer_shapes(model).SerializeToString())
+        return path
+
+
+def _mlp(path: Path, *, features: int = 64, hidden: int = 128) -> Path:
+    graph = _Graph(0)
+    active = graph.node("Relu", graph.node("MatMul", "x", graph.weights(features, hidden)))
+    graph.node("Softmax", graph.node("MatMul", active, graph.weights(hidden, 10)), output="y", axis=1)
+    return graph.save(path, ["batch", features])
+
+
+def _mobilenet(path: Path) -> Path:
+    """Depthwise and pointwise convolutions, as MobileNet stacks them: 224 × 224, 4.2 million weights."""
+    graph = _Graph(1)
+
+    def convolution(value: str, inputs: int, outputs: int, size: int, *, stride: int, group: int = 1) -> str:
+        kernel = graph.weights(outputs, inputs // group, size, size, fan_in=inputs // group * size * size)
+        pads = [size // 2] * 4
+        return graph.node("Relu", graph.node("Conv", value, kernel, strides=[stride, stride], pads=pads, group=group))
+
+    value, channels = convolution("x", 3, 32, 3, stride=2), 32
+    for outputs, stride in ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1)):
+        value = convolution(value, channels, channels, 3, stride=stride, group=channels)
+        value, channels = convolution(value, channels, outputs, 1, stride=1), outputs
+    flat = graph.node("Flatten", graph.node("GlobalAveragePool", value))
+    graph.node("MatMul", flat, graph.weights(channels, 1000), output="y")
+    return graph.save(path, ["batch", 3, 224, 224])
+
+
+def _encoder(path: Path, *, layers: int = 6, width: int = 384, heads: int = 12, words: int = 30522, length: int = 128) -> Path:
+    """A text encoder of MiniLM's size, as exporters write one: norms and GELU in many small operators."""
+    graph = _Graph(2)
+    apart = graph.constant(np.array([0, 0, heads, width // heads], np.int64))
+    together = graph.constant(np.array([0, 0, width], np.int64))
+
+    def dense(value: str, inputs: int, outputs: int) -> str:
+        return graph.node("Add", graph.node("MatMul", value, graph.weights(inputs, outputs)), graph.weights(outputs))
+
+    def norm(value: str) -> str:
+        centred = graph.node("Sub", value, graph.node("ReduceMean", value, axes=[-1]))
+        variance = graph.node("ReduceMean", graph.node("Pow", centred, graph.scalar(2)), axes=[-1])
+        spread = graph.node("Sqrt", graph.node("Add", variance, graph.scalar(1e-12)))
+        scaled = graph.node("Mul", graph.node("Div", centred, spread), graph.constant(np.ones(width, np.float32)))
+        return graph.node("Add", scaled, graph.constant(np.zeros(width, np.float32)))
+
+    def gelu(value: str) -> str:
+        erf = graph.node("Erf", graph.node("Div", value, graph.scalar(2**0.5)))
+        return graph.node("Mul", graph.node("Mul", value, graph.node("Add", erf, graph.scalar(1))), graph.scalar(0.5))
+
+    def head(value: str, order: list[int]) -> str:
+        return graph.node("Transpose", graph.node("Reshape", dense(value, width, width), apart), perm=order)
+
+    value = norm(graph.node("Gather", graph.weights(words, width), "x"))
+    for _ in range(layers):
+        query, key, content = head(value, [0, 2, 1, 3]), head(value, [0, 2, 3, 1]), head(value, [0, 2, 1, 3])
+        scores = graph.node("Div", graph.node("MatMul", query, key), graph.scalar((width / heads) ** 0.5))
+        mixed = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), content)
+        joined = graph.node("Reshape", graph.node("Transpose", mixed, perm=[0, 2, 1, 3]), together)
+        value = norm(graph.node("Add", dense(joined, width, width), value))
+        value = norm(graph.node("Add", dense(gelu(dense(value, width, 4 * width)), 4 * width, width), value))
+    graph.node("ReduceMean", value, output="y", axes=[1], keepdims=0)
+    return graph.save(path, ["batch", length], TensorProto.INT64)
