@@ -14,8 +14,8 @@ from edgeward.fleet_reading import ago, cut, local_time, presence_of, read_devic
 from edgeward.fleet_view import DeviceView, ModelOnDevice, device_views
 from fleet_io.clock import SystemClock
 
-COLUMNS: Final = ("device", "", "model", "runs", "wanted", "state", "inferences", "p50", "p99", "errors")
-NUMBERS: Final = ("inferences", "p50", "p99", "errors")
+COLUMNS: Final = ("device", "", "model", "runs", "wanted", "state", "answers", "p50", "p99", "errors")
+NUMBERS: Final = ("answers", "p50", "p99", "errors")
 
 
 @click.command("devices", short_help="Show what every device runs.")
@@ -64,9 +64,8 @@ def _rows(device: DeviceView, now: float) -> list[tuple[object, ...]]:
 
 
 def _cells(model: ModelOnDevice, *, online: bool) -> tuple[object, ...]:
-    runs = f"{model.running} {safe(model.variant or '')}" if model.running else "–"
     numbers = (f"{model.inferences:,}", terminal.in_time(model.p50_s), terminal.in_time(model.p99_s), f"{model.failed:,}")
-    return model.model, runs, model.wanted or "–", state_of(model, online=online), *numbers
+    return model.model, model.running or "–", model.wanted or "–", state_of(model, online=online), *numbers
 
 
 def _refusals(devices: list[DeviceView]) -> list[str]:
@@ -96,6 +95,7 @@ def _show_one(known: dict[str, Any], reported: dict[str, Any], now: float, *, as
 
 def _facts(view: DeviceView, reported: dict[str, Any], now: float) -> list[tuple[str, str]]:
     facts = [
+        ("variants", ", ".join(f"{each.model} {safe(each.variant)}" for each in view.models if each.variant) or "–"),
         ("last heard", "never" if view.seen is None else f"{ago(view.seen, now)} ago"),
         ("answers on", safe(view.serving) or "–"),
         ("agent", safe(view.agent) or "–"),

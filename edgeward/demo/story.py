@@ -63,7 +63,7 @@ class Demo:
         self.start_applications()
         self.release(BETTER, self.examples / "digits-v2.onnx", "A better model, while the devices answer")
         self.roll_out(BETTER, "succeeded")
-        self.release(BROKEN, self.damaged(), "A model whose weights were damaged after training")
+        self.release(BROKEN, self.damaged(), "A model whose weights were damaged after training, published all the same")
         self.roll_out(BROKEN, "failed", "--max-failures", str(len(DEVICES) - 1))
         self.outlive_the_broken_release()
         for application in self.applications:
@@ -106,7 +106,8 @@ class Demo:
             self.bundles[version] = self.troupe.run(["convert", str(source), *data, *name, "--out", str(bundle)])["report"]
         with self.bar(f"publish {version}"):
             self.edgeward("publish", str(bundle))
-        self.console.print("  " + describe(self.bundles[version]))
+        for line in described(self.bundles[version]):
+            self.console.print(line)
 
     def damaged(self) -> Path:
         """The better model with noise on every weight: `examples/digits/damage.py`."""
@@ -157,7 +158,7 @@ class Demo:
         self.outcomes[version] = watched.state
         if watched.state != expected:
             raise DemoFailed(f"The rollout of {version} {watched.state}: {watched.why}. Logs: {self.troupe.directory}")
-        self.console.print(f"  The rollout {watched.state}. {watched.why}")
+        self.console.print(f"  The rollout {watched.state}{', as it should' if expected == 'failed' else ''}: {watched.why}.")
 
     def start_applications(self) -> None:
         """One application on every device asks for answers from now on to the end."""
@@ -244,13 +245,13 @@ class Watch:
         for device in seen["devices"]:
             phase = device["outcome"] if device["outcome"] != "pending" else device["phase"]
             done = len(PHASES) if device["outcome"] != "pending" else PHASES.index(phase) if phase in PHASES else 0
-            self.move(device["device"], completed=done, phase=phase)
+            self.move(device["device"], completed=done, phase="refused" if phase == "failed" else phase)
         return self.state != "running"
 
 
-def describe(bundle: dict[str, Any]) -> str:
-    """A bundle's variants in one line."""
-    return " · ".join(
-        f"{each['name']} {terminal.in_bytes(each['size'])}, accuracy {each['accuracy']['value']:.2%}"
-        for each in bundle["variants"]
-    )
+def described(report: dict[str, Any]) -> Iterator[str]:
+    """A bundle's variants, the preferred one first, and what the converter warns of."""
+    for each in report["variants"]:
+        yield f"  {each['name']:<13}{terminal.in_bytes(each['size']):>9}   accuracy {each['accuracy']['value']:.1%}"
+    for warning in report["warnings"]:
+        yield f"  [yellow]The converter warns:[/] {warning}"
