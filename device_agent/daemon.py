@@ -13,12 +13,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from device_agent import identity
 from device_agent.agent import Agent, Surroundings
 from device_agent.config import AgentConfig
 from device_agent.content import ContentStore
+from device_agent.errors import StateDirectoryUnusable
 from device_agent.fetch import BlobFetcher, MetadataFetcher
 from device_agent.identity import Enrolled
 from device_agent.inputs import StopAsked
@@ -57,12 +59,12 @@ def run(
 ) -> None:
     """Enrol when that was not done yet, then run until SIGTERM, SIGINT or `stopping`.
 
-    Raises `EnrolmentFailed`, `fleet_io.errors.AlreadyOwned`, or `runtime.errors.CannotListen`.
+    Raises `EnrolmentFailed`, `StateDirectoryUnusable`, `fleet_io.errors.AlreadyOwned`, or `runtime.errors.CannotListen`.
     """
     clock, chance = clock or SystemClock(), chance or system_chance()
-    directory = durable.make_directory(config.directory, mode=0o700)
     with ExitStack() as held:
-        held.enter_context(owning(directory, f"agent ({config.device})"))
+        directory = held.enter_context(owned_directory(config))
+        _tidy(directory)
         enrolled = _identity(config)
         boot = secrets.token_bytes(16)
         transport = MqttTransport(
@@ -101,6 +103,28 @@ def run(
         held.callback(transport.stop)
         agent.run()
         agent.end()
+
+
+@contextmanager
+def owned_directory(config: AgentConfig) -> Iterator[Path]:
+    """The state directory, for this process alone. Raises `StateDirectoryUnusable` or `fleet_io.errors.AlreadyOwned`."""
+    with ExitStack() as held:
+        try:
+            directory = durable.make_directory(config.directory, mode=0o700)
+            held.enter_context(owning(directory, f"agent ({config.device})"))
+        except OSError as error:
+            raise StateDirectoryUnusable(
+                f"{config.state_dir} cannot be used as state directory: {error.strerror or error}. Name another."
+            ) from error
+        yield directory
+
+
+def _tidy(directory: Path) -> None:
+    """Remove what killed writes left behind; ours, and those of TUF's client."""
+    for each in (directory, directory / "trust", directory / identity.DIRECTORY, *(directory / "models").glob("*")):
+        durable.remove_leftovers(each)
+    for path in (directory / "trust" / "metadata").glob("tmp*"):
+        path.unlink(missing_ok=True)
 
 
 def assemble(

@@ -47,6 +47,10 @@ class MessageRejected(AgentError):
     """A desired state was not accepted: forged, for another device, older than the last, or expired. It is dropped."""
 
 
+class StateDirectoryUnusable(AgentError):
+    """The agent cannot keep anything where it shall. Name another directory, or give it the right to write there."""
+
+
 class EnrolmentFailed(AgentError):
     """The device has no identity yet. Correct what the message names and start again."""
 

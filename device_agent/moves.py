@@ -350,7 +350,7 @@ def _reason(case: Case) -> str:
 
 
 def _gate_reason(case: Case) -> str:
-    return f"{case.candidate.variant}: {case.got(GateRefused).reason}"
+    return f"{case.candidate.variant}: {case.got(GateRefused).reason.rstrip('.')}"
 
 
 def _loop_reason(case: Case) -> str:

@@ -235,19 +235,33 @@ def _groups(rows: list[tuple[int, float, bytes]], period: float) -> Iterator[lis
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """The database; one that is damaged is set aside, for reports are worth less than the device."""
+    """The database. A damaged one is set aside; where the disk takes none, memory must do: the device is worth more."""
     try:
-        return _prepared(path)
+        return _prepared(str(path))
+    except sqlite3.OperationalError as error:
+        return _in_memory(path, error)
     except sqlite3.DatabaseError as error:
         log.warning("%s is damaged (%s); it is kept as %s.damaged, and a new one begins", path, error, path.name)
+        return _set_aside(path)
+
+
+def _set_aside(path: Path) -> sqlite3.Connection:
+    try:
         for suffix in ("", "-wal", "-shm"):
             old = path.with_name(path.name + suffix)
             if old.exists():
                 old.replace(path.with_name(f"{path.name}.damaged{suffix}"))
-        return _prepared(path)
+        return _prepared(str(path))
+    except (OSError, sqlite3.Error) as error:
+        return _in_memory(path, error)
 
 
-def _prepared(path: Path) -> sqlite3.Connection:
+def _in_memory(path: Path, error: Exception) -> sqlite3.Connection:
+    log.warning("%s cannot be used (%s); until the next start, reports are kept in memory only", path, error)
+    return _prepared(":memory:")
+
+
+def _prepared(path: str) -> sqlite3.Connection:
     database = sqlite3.connect(path)
     try:
         database.execute("PRAGMA journal_mode = WAL")

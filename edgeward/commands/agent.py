@@ -14,8 +14,6 @@ from device_agent import daemon, identity
 from device_agent.config import AgentConfig, load
 from device_agent.status import DeviceSummary, summary
 from edgeward import terminal
-from fleet_io import durable
-from fleet_io.ownership import owning
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -89,8 +87,7 @@ def enrol(file: Path | None, **flags: str | None) -> None:
     from device_agent import enrolment
 
     config = _settings(file, flags)
-    directory = durable.make_directory(config.directory, mode=0o700)
-    with owning(directory, f"agent ({config.device})"):
+    with daemon.owned_directory(config) as directory:
         enrolled = enrolment.enrol(directory / identity.DIRECTORY, config.device, server=config.server, claim=config.claim)
     click.echo(f"{enrolled.device} is enrolled; its broker is {enrolled.broker.host}:{enrolled.broker.port}.")
 

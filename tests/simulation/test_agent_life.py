@@ -371,12 +371,17 @@ class TestDamagedDisk:
     ) -> None:
         install(fleet, device, "1.0.0")
         newer = publish(fleet, "1.1.0", seed=1)
-        device.journal.full = True
+        device.disk_is_full = True
         fleet.assign("kitchen", newer.assignment())
         device.run(5)
         ask(device, 3)
         assert (device.runs(), device.state().phase) == ("1.0.0", "idle")
-        device.journal.full = False
+        device.kill()
+        device.start()
+        device.run(5)
+        ask(device, 3)
+        assert (device.runs(), device.state().phase) == ("1.0.0", "idle")
+        device.disk_is_full = False
         device.run(12)
         assert device.runs() == "1.1.0"
 

@@ -67,15 +67,13 @@ class SimulatedClock:
 class CrashingJournal(Journal):
     """A journal after whose write the process may die."""
 
-    def __init__(self, directory: Path, dies: Callable[[Entry], bool]) -> None:
+    def __init__(self, directory: Path, dies: Callable[[Entry], bool], full: Callable[[], bool]) -> None:
         super().__init__(directory)
         self._dies = dies
-
-    full = False
-    """The disk takes nothing more."""
+        self._full = full
 
     def save(self, entry: Entry) -> None:
-        if self.full:
+        if self._full():
             raise OSError(errno.ENOSPC, "No space left on device")
         super().save(entry)
         if self._dies(entry):
@@ -193,6 +191,8 @@ class SimulatedDevice:
     rules: Rules = RULES
     gate: Gate = gate_in_process
     reserve_bytes: int = 0
+    disk_is_full: bool = False
+    """The journal cannot be written."""
     dies_after_save: Callable[[Entry], bool] = lambda _entry: False
     dies_after_work: Callable[[Work, Result], bool] = lambda _work, _result: False
     deaths: int = 0
@@ -224,7 +224,7 @@ class SimulatedDevice:
         )
         self.worker = ListWorker()
         self.outbox = Outbox(self.directory / "outbox.sqlite", boot=bytes.fromhex(boot), cap_bytes=1 << 20)
-        self.journal = CrashingJournal(self.directory, self._note)
+        self.journal = CrashingJournal(self.directory, self._note, lambda: self.disk_is_full)
         around = Surroundings(
             transport=self.transport,
             transfers=self.worker,

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from device_agent import daemon
 from device_agent.config import AgentConfig, load
-from device_agent.errors import EnrolmentFailed, NotEnrolled, ReleaseRefused
+from device_agent.errors import EnrolmentFailed, NotEnrolled, ReleaseRefused, StateDirectoryUnusable
 from device_agent.journal import Entry, Journal
 from device_agent.model_state import ModelState
 from device_agent.status import summary
@@ -137,6 +138,13 @@ def test_the_agents_command_needs_neither_converters_nor_registry_nor_telemetry(
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_state_directory_that_cannot_be_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    config = AgentConfig(device="kitchen", state_dir=str(tmp_path / "file" / "state"))
+    with pytest.raises(StateDirectoryUnusable, match="cannot be used as state directory"):
+        daemon.run(config, announce=print)
 
 
 def test_the_page_about_the_agent_lists_every_setting() -> None:

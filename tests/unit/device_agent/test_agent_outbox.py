@@ -173,6 +173,13 @@ def test_a_damaged_outbox_is_set_aside_and_a_new_one_begins(tmp_path: Path) -> N
     outbox.close()
 
 
+def test_where_the_disk_takes_no_outbox_reports_wait_in_memory(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "missing" / "outbox.sqlite", boot=BOOT, cap_bytes=1 << 20)
+    outbox.add_event(event(1))
+    assert outbox.count(Lane.EVENTS) == 1
+    outbox.close()
+
+
 usages = st.builds(
     usage,
     st.floats(0, 1e6),
