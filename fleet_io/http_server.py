@@ -12,8 +12,10 @@ import uvicorn
 
 from fleet_io.errors import ListenFailed
 
-START_TIMEOUT_S: Final = 20.0
-STOP_TIMEOUT_S: Final = 3
+STOP_S: Final = 5
+"""So long answers that are under way may take when the server is told to stop."""
+KEEP_ALIVE_S: Final = 60
+"""A client that asks once a minute keeps its connection."""
 BACKLOG: Final = 512
 
 
@@ -26,73 +28,88 @@ class ServerCertificate:
 
 
 class HttpServer:
-    """One application on one address. With a certificate it speaks HTTPS."""
+    """One ASGI 3 application on one address; port 0 takes a free one. With a certificate it speaks HTTPS."""
 
     def __init__(self, app: Any, *, host: str, port: int, certificate: ServerCertificate | None = None) -> None:  # noqa: ANN401
-        self._address = (host, port)
+        self._host, self._port = host, port
         self._scheme = "https" if certificate else "http"
-        self._server = uvicorn.Server(
+        self._server = _Server(
             uvicorn.Config(
                 app,
                 http="httptools",
-                loop="asyncio",
                 ws="none",
+                loop="asyncio",
                 lifespan="off",
-                access_log=False,
+                interface="asgi3",
                 log_config=None,
+                access_log=False,
+                proxy_headers=False,
                 server_header=False,
-                timeout_graceful_shutdown=STOP_TIMEOUT_S,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=STOP_S,
                 ssl_certfile=None if certificate is None else certificate.certificate,
                 ssl_keyfile=None if certificate is None else str(certificate.key),
             )
         )
-        self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
-        """Where it listens; after `start`."""
-        assert self._socket is not None
-        host, port = self._socket.getsockname()[:2]
-        return f"{self._scheme}://{host}:{port}"
+        """Where it listens, such as `http://127.0.0.1:8080`; with port 0 known once it is started."""
+        name = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{self._scheme}://{name}:{self._port}"
 
     def start(self) -> None:
-        """Listen and serve. Raises `ListenFailed` when the address is taken or not ours."""
-        self._socket = listening_socket(*self._address)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._socket]}, name=f"http-{self._address[1]}", daemon=True
-        )
+        """Listen, and return when requests are answered. Raises `ListenFailed` when the address is taken or not ours."""
+        listener = listening_socket(self._host, self._port)
+        self._port = int(listener.getsockname()[1])
+        self._thread = threading.Thread(target=self._serve, args=(listener,), name=f"http-{self._port}", daemon=True)
         self._thread.start()
-        waiting = threading.Event()
-        for _ in range(int(START_TIMEOUT_S / 0.01)):
-            if self._server.started or not self._thread.is_alive():
-                break
-            waiting.wait(0.01)
+        self._server.settled.wait()
         if not self._server.started:
-            self.stop()
-            raise ListenFailed(f"The HTTP server on {self._address[0]}:{self._address[1]} did not start; its log says why.")
+            raise ListenFailed(f"The server on {self.url} ended before it began; the log says why.")
 
     def stop(self) -> None:
-        """Answer what is under way, close, and end the thread."""
+        """Answer what is under way, then end. A second call does nothing."""
         self._server.should_exit = True
         if self._thread is not None:
-            self._thread.join(STOP_TIMEOUT_S + 2.0)
+            self._thread.join()
             self._thread = None
-        if self._socket is not None:
-            self._socket.close()
+
+    def _serve(self, listener: socket.socket) -> None:
+        try:
+            self._server.run(sockets=[listener])
+        finally:
+            listener.close()
+            self._server.settled.set()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says when it has begun."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.settled = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server`."""
+        await super().startup(sockets)
+        self.settled.set()
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
     """A TCP socket that listens; port 0 takes a free one. Raises `ListenFailed`."""
-    # The protocol is named because asyncio sets TCP_NODELAY only on sockets that say so: without it each answer costs 40 ms.
+    # asyncio sets TCP_NODELAY only on sockets that say they are TCP, which socket.create_server() leaves out: without it
+    # every answer waits for the client's delayed acknowledgement.
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
         made.listen(BACKLOG)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         made.close()
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ListenFailed(
-            f"Cannot listen on {host}:{port}: {error.strerror}. Stop the program that does, or choose another port."
+            f"Cannot listen on {host}:{port}: {reason}. Stop the program that does, or choose another port."
         ) from error
     return made

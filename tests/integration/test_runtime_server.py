@@ -295,7 +295,7 @@ def test_a_fast_model_runs_on_the_servers_own_thread_once_it_is_measured(serving
         for _ in range(3):
             assert client.post(INFER, json=body).status_code == 200
     assert names[0].startswith("oip_")
-    assert names[-1] == "oip-server"
+    assert names[-1].startswith("http-")
 
 
 def test_health_is_answered_while_a_slow_model_works(serving: Any) -> None:
@@ -370,7 +370,7 @@ def test_a_client_that_breaks_off_leaves_the_server_well(server: LocalServer, cl
 
 def test_a_port_that_is_taken_is_said_so(server: LocalServer) -> None:
     port = int(server.url.rsplit(":", 1)[1])
-    with pytest.raises(CannotListen, match=rf"127\.0\.0\.1 port {port}: Address already in use\. Choose another port"):
+    with pytest.raises(CannotListen, match=rf"127\.0\.0\.1:{port}: Address already in use\. .*choose another port"):
         LocalServer(ModelHost(), port=port).start()
 
 
