@@ -315,7 +315,7 @@ class _Race:
         theirs = self._records[self._default].bursts[condition]
         ours = self._records[candidate].bursts[condition]
         at = self._objective.percentile
-        return ratio_of([(ours[each].at(at), theirs[each].at(at)) for each in ours if each in theirs])
+        return ratio_of([(ours[each].at(at), theirs[each].at(at)) for each in ours])  # the default ran in every round
 
     def _score(self, candidate: Candidate) -> float:
         """What the objective wants least, as a ratio to the default; infinite where it is not known."""

@@ -37,7 +37,7 @@ def test_shapes_may_change_from_call_to_call(model: runtime.Model) -> None:
 )
 def test_one_good_call_lets_nothing_wrong_pass(model: runtime.Model, wrong: object) -> None:
     for _ in range(2):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput, match="wanted"):
             model({"pixels": wrong})  # type: ignore[dict-item]  # wrong on purpose
     assert model({"pixels": ONE})["scores"].shape == (1, 10)
 
@@ -76,5 +76,5 @@ def test_several_inputs_and_outputs_keep_their_names(tmp_path: Path) -> None:
         answer = loaded(inputs)
         assert answer["total"].tolist() == [[3, 6]]
         assert answer["largest"].tolist() == [1]
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput, match="right has shape"):
         loaded({"left": left, "right": right[:, :1]})

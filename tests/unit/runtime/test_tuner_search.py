@@ -88,6 +88,13 @@ def test_what_spins_away_the_processor_is_over_the_budget() -> None:
     assert "over the CPU budget" in row_of(tuning, Candidate(variant="float32", spinning="on"))
 
 
+def test_a_little_over_the_budget_is_over_the_budget() -> None:
+    device = SimulatedDevice(costs((one_thread, SAME.but(idle_s=0.004, busy_s=0.008, cpu_s=0.021))))
+    assert search(device).chosen == FLOAT
+    device = SimulatedDevice(costs((one_thread, SAME.but(idle_s=0.004, busy_s=0.008, cpu_s=0.019))))
+    assert search(device).chosen.threads == 1
+
+
 def test_with_a_larger_budget_it_may_spin() -> None:
     device = SimulatedDevice(costs((spins, SAME.but(idle_s=0.004, busy_s=0.008, cpu_s=0.060))))
     assert search(device, objective=Objective(cpu_budget=10)).chosen.spinning == "on"
