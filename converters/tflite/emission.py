@@ -73,7 +73,11 @@ class Emission:
     def get(self, name: str) -> Value:
         """The value of an ONNX tensor that was computed before or is constant."""
         if name not in self._values:
-            self._values[name] = self.constant_value(self.prepared.constants[name], name)
+            found = self.constant_value(self.prepared.constants[name], name)
+            shape = self.prepared.shapes[name]
+            if not shape.is_fixed:
+                found = Value(shape, self.for_each_sample(found.tensor, shape), found.layout)
+            self._values[name] = found
         return self._values[name]
 
     def constant_value(self, data: Array, name: str) -> Value:
@@ -163,23 +167,18 @@ class Emission:
         """The same elements in another shape."""
         return self._reshape(tensor, shape)
 
-    def sizes(self, shape: Shape) -> Tensor:
-        """A shape as a tensor at run time; constant where no axis is free."""
-        if shape.is_fixed:
-            return self.integers(shape.sizes)
-        source = next(tensor for _, tensor in self.graph.inputs if not tensor.shape.is_fixed)
-        known = self.add("SHAPE", [source], Shape.fixed([len(source.shape)]), dtype=np.dtype(np.int32), outType=2)
-        count = self.add("SLICE", [known, self.integers([0]), self.integers([1])], Shape.fixed([1]))
-        pieces = [
-            self._count(count, size // source.shape.sizes[0]) if free else self.integers([size])
-            for size, free in zip(shape.sizes, shape.free, strict=True)
-        ]
-        return self.add("CONCATENATION", pieces, Shape.fixed([len(shape)]), axis=0, fusedActivationFunction=0)
+    def for_each_sample(self, tensor: Tensor, shape: Shape) -> Tensor:
+        """The same for each sample, with a free first axis of size 1 before: zeros that the samples count are added.
 
-    def _count(self, count: Tensor, factor: int) -> Tensor:
-        if factor == 1:
-            return count
-        return self.like("MUL", [count, self.integers([factor])], fusedActivationFunction=0)
+        BROADCAST_TO would need a shape that is known at run time only, and takes the rest of the graph from the delegate.
+        """
+        source = next(each for _, each in self.graph.inputs if not each.shape.is_fixed)
+        corner = Shape((1,) * len(source.shape), source.shape.free)
+        first = [self.integers([0] * len(corner)), self.integers(corner.signature)]
+        one = self._reshape(self.add("SLICE", [source, *first], corner), Shape((1,) * len(shape), shape.free))
+        never = self.like("NOT_EQUAL", [one, one], dtype=np.dtype(np.bool_))
+        zeros = self.like("CAST", [never], dtype=tensor.dtype)
+        return self.add("ADD", [zeros, tensor], shape, fusedActivationFunction=0)
 
     def _ordered(self, value: Value) -> Tensor:
         """The stored tensor with a shuffled last axis put right."""
@@ -264,7 +263,7 @@ class Call:
         found = self.emission.prepared.constants.get(name)
         if found is None:
             raise self.unsupported(f"its {what} {name!r} are computed at run time; export them as constants")
-        if name in self.emission.prepared.varying:
+        if name in self.emission.prepared.varying or not self.emission.prepared.shapes[name].is_fixed:
             raise self.unsupported(f"its {what} {name!r} depend on the number of samples. Export it with a fixed number")
         return found
 

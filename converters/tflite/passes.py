@@ -29,6 +29,7 @@ def finish(graph: Graph) -> Graph:
     _drop_dead(graph)
     _merge_reshapes(graph)
     _fold_into_weights(graph)
+    _sink_factors(graph)
     _fold_before_weights(graph)
     _fuse_activations(graph)
     _drop_dead(graph)
@@ -132,15 +133,36 @@ def _replaced(tensor: Tensor, data: Array) -> Tensor:
     return Tensor(tensor.name, Shape.fixed(found.shape), found.dtype, found)
 
 
+def _sink_factors(graph: Graph) -> None:
+    """A factor and then a move: the same move and then the factor, which a layer behind it may take."""
+    for operation in list(graph.operations):
+        if operation.kind != "MUL" or operation.options[_KEY] != Activation.NONE:
+            continue
+        follower = _only_consumer(graph, operation.outputs[0])
+        source, factor = _source_and_factor(operation)
+        if follower is None or follower.kind not in ("RESHAPE", "TRANSPOSE") or factor.data is None or factor.data.size != 1:
+            continue
+        moved = Tensor(f"{source.name}/moved", follower.outputs[0].shape, source.dtype)
+        follower.inputs[0] = source
+        operation.inputs, operation.outputs, follower.outputs = [moved, factor], follower.outputs, [moved]
+        graph.operations.remove(operation)
+        graph.operations.insert(graph.operations.index(follower) + 1, operation)
+
+
+def _source_and_factor(operation: Operation) -> tuple[Tensor, Tensor]:
+    """What is computed, and the other operand, of a product."""
+    left, right = operation.inputs
+    assert left is not None
+    assert right is not None
+    return (right, left) if left.data is not None else (left, right)
+
+
 def _fold_before_weights(graph: Graph) -> None:
     """A factor, then layers that read nothing else: layers with the factor in their weights (inputs scaled by 1/255, say)."""
     for operation in list(graph.operations):
         if operation.kind != "MUL" or operation.options[_KEY] != Activation.NONE:
             continue
-        left, right = operation.inputs
-        assert left is not None
-        assert right is not None
-        source, factor = (right, left) if left.data is not None else (left, right)
+        source, factor = _source_and_factor(operation)
         layers = graph.consumers().get(id(operation.outputs[0]), [])
         if factor.data is None or source.data is not None or any(operation.outputs[0] is each for _, each in graph.outputs):
             continue

@@ -1,6 +1,7 @@
 """Recognises what an exporter took apart and TFLite has as one operation, and drops nodes that lead nowhere. Pure.
 
-So far: the exact GELU, x · ½ · (1 + erf(x / √2)), in the orders in which exporters multiply it.
+So far: the exact GELU, x · ½ · (1 + erf(x / √2)), in the orders in which exporters multiply it, and hard swish,
+x · hard sigmoid(x).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def recognise(prepared: Prepared, *, keep: Sequence[str] = ()) -> list[Node]:
     """The model's nodes with GELUs put together; those that make the tensors `keep`, and what these need."""
     nodes = [node for node in prepared.nodes if node.op != "Constant"]
     finder = _Finder(prepared, nodes, frozenset(keep))
-    replaced = {id(last): gelu for last, gelu in finder.gelus()}
+    replaced = {id(last): whole for last, whole in (*finder.gelus(), *finder.hard_swishes())}
     return _needed([replaced.get(id(node), node) for node in nodes], keep)
 
 
@@ -45,6 +46,18 @@ class _Finder:
     def gelus(self) -> list[tuple[Node, Node]]:
         """Each GELU's last node, and the one that stands for all."""
         return [found for node in self._nodes if node.op == "Erf" and (found := self._gelu(node))]
+
+    def hard_swishes(self) -> list[tuple[Node, Node]]:
+        """Each hard swish's last node, and the one that stands for both."""
+        found = []
+        for node in self._nodes:
+            last = self._next(node.outputs[0], "Mul") if node.op == "HardSigmoid" else None
+            if last is None or self._other(last, node.outputs[0]) != node.inputs[0]:
+                continue
+            alpha, beta = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
+            if math.isclose(alpha, 1 / 6, rel_tol=_TOLERANCE) and beta == 0.5:
+                found.append((last, Node("HardSwish", last.name, (node.inputs[0],), last.outputs, {})))
+        return found
 
     def _gelu(self, erf: Node) -> tuple[Node, Node] | None:
         source = self._scaled_source(erf.inputs[0])

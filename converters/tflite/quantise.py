@@ -6,6 +6,8 @@ samples. What the quantizer raises is mapped here to `RecipeFailed`. The same fi
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from typing import Any, Final, Literal
 
@@ -51,6 +53,7 @@ def _recipe(kind: Kind, *, integer_io: bool) -> list[dict[str, Any]]:
         manager.add_dynamic_config(".*", operations.ALL_SUPPORTED, _BITS)
     else:
         manager.add_static_config(".*", operations.ALL_SUPPORTED, _BITS, _BITS)
+        manager.add_dynamic_config(".*", operations("EMBEDDING_LOOKUP"), _BITS)  # a table has no ranges to calibrate
         for name in () if integer_io else (*KEPT_FLOAT, "INPUT", "OUTPUT"):
             manager.add_quantization_config(".*", operations(name), algorithm_key=_NO_QUANTIZE)
     recipe: list[dict[str, Any]] = manager.get_quantization_recipe()
@@ -60,8 +63,8 @@ def _recipe(kind: Kind, *, integer_io: bool) -> list[dict[str, Any]]:
 def _quantised(content: bytes, recipe: list[dict[str, Any]], ranges: Ranges | None) -> bytes:
     quantizer = toolkit.quantizer("quantizer").Quantizer(bytearray(content), recipe)
     statistics = None if ranges is None else _statistics(content, ranges)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it opens an interpreter that warns of its memory
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # it draws progress bars, asked or not
+        warnings.simplefilter("ignore", UserWarning)  # and opens an interpreter that warns of its memory
         result = quantizer.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)
 

@@ -5,6 +5,7 @@ Functions that TFLite has no operation for are put together from those that it h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
@@ -151,8 +152,8 @@ def _exponential(maths: Maths, x: Tensor, alpha: float, gamma: float, width: flo
 
 def _hard_sigmoid(call: Call, maths: Maths, x: Tensor) -> Tensor:
     alpha, beta = float(call.attribute("alpha", 0.2)), float(call.attribute("beta", 0.5))
-    line = maths.two("ADD", maths.two("MUL", x, alpha), beta)
-    return maths.two("MINIMUM", maths.two("MAXIMUM", line, 0.0), 1.0)
+    six = x if math.isclose(6 * alpha, 1, rel_tol=1e-4) else maths.two("MUL", x, 6 * alpha)
+    return maths.two("MUL", maths.unary("RELU6", maths.two("ADD", six, 6 * beta)), 1 / 6)
 
 
 def _softplus(_call: Call, maths: Maths, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from converters.tflite.emission import Call, Value
 from converters.tflite.graph import Array, Options
 from converters.tflite.operators.registry import Table
 from converters.tflite.operators.windows import padded
-from converters.tflite.shapes import Layout, identity
+from converters.tflite.shapes import Layout, Shape, identity
 
 _NO_MASKS: Final[Options] = {"beginMask": 0, "endMask": 0, "ellipsisMask": 0, "newAxisMask": 0, "shrinkAxisMask": 0}
 
@@ -91,6 +91,8 @@ def gather(call: Call) -> Value:
     value, places = call.value(0), call.value(1)
     axis = call.attribute("axis", 0) % value.rank
     if places.tensor.data is None:
+        if value.is_constant and value.rank == 2 and axis == 0 and value.tensor.dtype == np.float32:
+            return _embedding(call, value, places)
         table, where = call.emission.plain(value), call.emission.plain(places)
         layout = identity(len(call.result_shape()))
         made = call.emission.add("GATHER", [table, where], call.result_shape(), axis=axis, batchDims=0)
@@ -99,6 +101,18 @@ def gather(call: Call) -> Value:
         raise call.unsupported("it picks from the axis of samples")
     found = np.where(places.tensor.data < 0, places.tensor.data + value.shape.sizes[axis], places.tensor.data)
     return _picked(call, call.emission.with_axes(value, [axis]), axis, found.astype(np.int32))
+
+
+def _embedding(call: Call, table: Value, places: Value) -> Value:
+    """Rows of a constant table: EMBEDDING_LOOKUP, whose table has an int8 form."""
+    emission, shape = call.emission, call.result_shape()
+    where = emission.plain(places)
+    if where.dtype != np.int32:
+        where = emission.like("CAST", [where], dtype=np.dtype(np.int32))
+    count = Shape((where.shape.elements,), (not where.shape.is_fixed,))
+    rows = Shape((*count.sizes, table.shape.sizes[1]), (*count.free, False))
+    made = emission.add("EMBEDDING_LOOKUP", [emission.reshaped(where, count), table.tensor], rows, dtype=table.tensor.dtype)
+    return call.result(emission.reshaped(made, shape), identity(len(shape)))
 
 
 def _picked(call: Call, value: Value, axis: int, places: Array) -> Value:

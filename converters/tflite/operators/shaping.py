@@ -124,13 +124,23 @@ def concat(call: Call) -> Value:
 
 
 def expand(call: Call) -> Value:
-    """Expand: BROADCAST_TO, or nothing where the shape is the same already."""
+    """Expand: BROADCAST_TO, or nothing where the shape is the same already. With a free axis zeros are added instead."""
     value, shape = call.value(), call.result_shape()
+    layout = identity(len(shape))
     tensor = call.emission.plain(value)
     if value.shape == shape:
-        return Value(shape, tensor, identity(len(shape)))
-    made = call.emission.add("BROADCAST_TO", [tensor, call.emission.sizes(shape)], shape)
-    return call.result(made, identity(len(shape)))
+        return Value(shape, tensor, layout)
+    if shape.is_fixed:
+        return call.result(call.emission.add("BROADCAST_TO", [tensor, call.emission.integers(shape.sizes)], shape), layout)
+    if value.tensor.dtype == np.bool_ or any(shape.free[1:]):
+        raise call.unsupported("it repeats truth values, or another axis than the first, once for each sample")
+    known = Shape((1,) * (len(shape) - value.rank) + value.shape.sizes, (False,) * (len(shape) - value.rank) + value.shape.free)
+    tensor = call.emission.reshaped(tensor, known)
+    if known.sizes[1:] != shape.sizes[1:]:
+        zeros = call.emission.constant(np.zeros((1, *shape.sizes[1:]), value.tensor.dtype), "zeros")
+        wider = Shape((1, *shape.sizes[1:]), known.free)
+        tensor = call.emission.add("ADD", [tensor, zeros], wider, fusedActivationFunction=Activation.NONE)
+    return call.result(tensor if tensor.shape == shape else call.emission.for_each_sample(tensor, shape), layout)
 
 
 def tile(call: Call) -> Value:
