@@ -82,7 +82,8 @@ def _show_one(releases: list[ReleaseView], reported: dict[str, Any], *, as_json:
         classes = sorted({label for each in predicted for label in each.predictions})[:MOST_CLASSES]
         shown = [(safe(label), *(_share(each, label) for each in predicted)) for label in classes]
         versions = [each.version for each in predicted]
-        terminal.out.print(terminal.table("\nPredicted classes", ("class", *versions), shown, right=versions))
+        terminal.out.print("\n[bold]Predicted classes[/]")
+        terminal.out.print(terminal.table("", ("class", *versions), shown, right=versions))
 
 
 def _variant_rows(release: ReleaseView, reported: dict[str, Any]) -> list[tuple[object, ...]]:
