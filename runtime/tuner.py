@@ -24,8 +24,10 @@ from runtime.tuning import Burst, Candidate, Condition, Examined, Level, Objecti
 
 MIN_GAIN: Final = 0.02
 """A candidate that gains less than this is no reason to leave the default."""
-NEAR: Final = 0.05
+NEAR: Final = 0.02
 """Candidates this near the best in the objective's condition are told apart by the other one."""
+WORTHWHILE: Final = 0.1
+"""Less CPU time or memory than the default's by this share is worth leaving it."""
 ROUND_S: Final = 0.05
 """How long one candidate runs in one round."""
 FIRST_ROUNDS: Final = 3
@@ -361,7 +363,7 @@ class _Race:
 
     def _worthless(self, candidate: Candidate) -> str | None:
         score = self._score(candidate)
-        return None if score < 1 - 2 * NEAR else f"{score:.2f} of the default's {self._objective.goal}: no gain"
+        return None if score < 1 - WORTHWHILE else f"{score:.2f} of the default's {self._objective.goal}: no gain"
 
     def _allowed_cpu(self) -> float:
         known = [cpu for record in self._records.values() if (cpu := record.cpu_s()) is not None]

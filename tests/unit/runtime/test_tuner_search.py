@@ -110,7 +110,7 @@ def test_a_gain_that_a_neighbour_turns_into_a_greater_loss_is_refused() -> None:
 def test_of_two_as_good_the_one_that_bears_a_neighbour_is_chosen() -> None:
     within = SAME.but(idle_s=0.0060, busy_s=0.020)
     device = SimulatedDevice(
-        costs((lambda each: each.spinning == "within", within), (one_thread, SAME.but(idle_s=0.0062, busy_s=0.008)))
+        costs((lambda each: each.spinning == "within", within), (one_thread, SAME.but(idle_s=0.0061, busy_s=0.008)))
     )
     assert search(device).chosen.threads == 1
 
