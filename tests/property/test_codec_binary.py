@@ -7,7 +7,7 @@ import zlib
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fleet_protocol import limits, otlp, telemetry, transfer
@@ -136,6 +136,7 @@ def test_a_frame_that_cannot_be_deflated_into_one_message_is_not_sent() -> None:
         telemetry.encode_frame(a_frame(noise))
 
 
+@settings(max_examples=40)
 @given(usages=st.lists(ours.usages(), max_size=4))
 def test_usages_survive_otlp(usages: list[telemetry.ModelUsage]) -> None:
     decoded = otlp.decode_usage(otlp.encode_usage(usages))

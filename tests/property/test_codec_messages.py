@@ -55,6 +55,7 @@ every_decoder = pytest.mark.parametrize("name", DECODERS)
 
 
 @every_decoder
+@settings(max_examples=40)
 @given(data=st.data())
 def test_what_is_written_is_read_again(name: str, data: st.DataObject) -> None:
     decode, _, values = DECODERS[name]
@@ -64,6 +65,7 @@ def test_what_is_written_is_read_again(name: str, data: st.DataObject) -> None:
 
 
 @every_decoder
+@settings(max_examples=30)
 @given(data=st.data())
 def test_the_same_value_gives_the_same_bytes(name: str, data: st.DataObject) -> None:
     decode, _, values = DECODERS[name]
@@ -72,6 +74,7 @@ def test_the_same_value_gives_the_same_bytes(name: str, data: st.DataObject) -> 
 
 
 @every_decoder
+@settings(max_examples=80)
 @given(data=st.data())
 def test_no_bytes_raise_anything_but_the_protocols_error(name: str, data: st.DataObject) -> None:
     decode, _, values = DECODERS[name]
@@ -93,7 +96,7 @@ def test_a_message_beyond_its_limit_is_refused_unread(name: str) -> None:
 
 
 @given(value=ours.manifests())
-@settings(max_examples=50)
+@settings(max_examples=20)
 def test_a_manifest_has_one_byte_form(value: manifest.Manifest) -> None:
     content = manifest.encode_manifest(value)
     assert manifest.encode_manifest(manifest.decode_manifest(content)) == content

@@ -122,5 +122,5 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.directory.cleanup()
 
 
-ExactlyOnce.TestCase.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
+ExactlyOnce.TestCase.settings = settings(max_examples=12, stateful_step_count=10, deadline=None)
 test_each_report_counts_exactly_once = ExactlyOnce.TestCase
