@@ -84,12 +84,19 @@ def parity_report(
     source: str,
     data: str,
     slower: Mapping[str, bool],
+    given: int,
+    lossless: str,
 ) -> ParityReport:
-    """The report on all trials: shipped ones in the order of `choice`, then the others."""
+    """The report on all trials: shipped ones in the order of `choice`, then the others.
+
+    `given` is the given model's size in bytes, `lossless` what was taken away from it without changing its answers.
+    """
     by_name = {trial.recipe.name: trial for trial in trials}
     left_out = [trial for trial in trials if trial.recipe.name not in choice.order]
     float_trial = by_name[FLOAT.name]
-    reports = [_variant(trial, float_trial, choice, slower) for trial in (*map(by_name.__getitem__, choice.order), *left_out)]
+    reports = [
+        _variant(trial, float_trial, choice, slower, given) for trial in (*map(by_name.__getitem__, choice.order), *left_out)
+    ]
     held_out = reference.parts.held_out
     finding = Finding(
         float_accuracy=None if float_trial.held_out is None else float_trial.held_out.accuracy,
@@ -118,14 +125,14 @@ def parity_report(
         source=source,
         data=data,
         tools=tools([trial.recipe for trial in trials]),
+        lossless=lossless,
         variants=tuple(reports),
     )
 
 
-def _variant(trial: Trial, float_trial: Trial, choice: Choice, slower: Mapping[str, bool]) -> VariantReport:
+def _variant(trial: Trial, float_trial: Trial, choice: Choice, slower: Mapping[str, bool], given: int) -> VariantReport:
     recipe, quality = trial.recipe, trial.held_out
     size = None if trial.path is None else trial.path.stat().st_size
-    assert float_trial.path is not None
     return VariantReport(
         name=recipe.name,
         precision=recipe.precision,
@@ -134,7 +141,7 @@ def _variant(trial: Trial, float_trial: Trial, choice: Choice, slower: Mapping[s
         recipe=recipe.choices(),
         session_options=recipe.session_options,
         size=size,
-        size_ratio=None if size is None else round(size / float_trial.path.stat().st_size, 4),
+        size_ratio=None if size is None else round(size / given, 4),
         slower_than_float=slower.get(recipe.name),
         accuracy=_accuracy(quality, float_trial.held_out),
         agreement=None if quality is None else quality.agreement,

@@ -6,18 +6,23 @@ lives in a module of its own; here stands only the order, and what one step hand
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import onnx
 
 import runtime
 from converters import assembly, evaluation
 from converters.calibration import EVALUATION_AT_LEAST, Array, Dataset, load_dataset, make_dataset, split
 from converters.choice import SLOWER, Candidate, Choice, choose
 from converters.errors import AccuracyRefused, DataRejected, RecipeFailed, SettingsRejected, SourceRejected
+from converters.lossless import Compressed, compress
 from converters.metrics import all_finite
 from converters.parity import PAGE_FILE, PARITY_FILE, TIMING_FILE, Timing, VariantTiming, encode_report
 from converters.parity_page import render
@@ -40,6 +45,8 @@ Progress = Callable[[str, float], None]
 Data = Path | Mapping[str, Array]
 
 _TIMING_SECONDS: Final = 2.0
+_GIVEN: Final = "given"
+"""The given model among those that are timed: the float variant may be smaller than it."""
 _COPIES: Final = 8
 """Temporary files that are each as large as the model: the given one, simplified ones, variants."""
 
@@ -115,6 +122,16 @@ def check_room(free: int, model: int, where: Path) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What was found out about a model before anything of it is written."""
+
+    reference: Reference
+    trials: Sequence[Trial]
+    timing: Timing
+    lossless: str
+
+
 class _Conversion:
     """One run of the pipeline. `run` is called once."""
 
@@ -134,15 +151,16 @@ class _Conversion:
             data, held_out = self._read_data(model.inputs, calibration, evaluate)
             reference = self._reference(model, data, held_out)
             self._check_accuracy(reference)
-            trials = self._try_recipes(reference)
+            slim = self._compress(reference)
+            trials = self._try_recipes(slim.model, reference)
             try:
-                timing = self._time(trials, reference)
+                timing = self._time(model, trials, reference)
             finally:
                 for trial in trials:
                     if trial.model is not None:
                         trial.model.close()
             digest = data.digest if held_out is None else digest_of(f"{data.digest}\n{held_out.digest}".encode())
-            return self._write(model, reference, trials, timing, digest)
+            return self._write(model, _Measured(reference, trials, timing, slim.describe()), digest)
         finally:
             model.close()
 
@@ -184,8 +202,14 @@ class _Conversion:
                 f"{least:.2%} was asked for. Train it again, or ask for less."
             )
 
-    def _try_recipes(self, reference: Reference) -> list[Trial]:
-        quantizer = Quantizer(self._source, batches=lambda: reference.parts.calibration.batches(reference.batch))
+    def _compress(self, reference: Reference) -> Compressed:
+        """What needs no accuracy budget: every variant is made from what is left."""
+        self._progress("taking away what changes no answer", 0.13)
+        return compress(self._source.model, list(reference.parts.calibration.batches(reference.batch)))
+
+    def _try_recipes(self, model: onnx.ModelProto, reference: Reference) -> list[Trial]:
+        source = dataclasses.replace(self._source, model=model)
+        quantizer = Quantizer(source, batches=lambda: reference.parts.calibration.batches(reference.batch))
         recipes, trials = self._settings.recipes, []
         for at, recipe in enumerate(recipes):
             self._progress(f"making and measuring {recipe.name}", 0.15 + 0.55 * at / len(recipes))
@@ -195,21 +219,22 @@ class _Conversion:
             trials.append(trial)
         return trials
 
-    def _time(self, trials: Sequence[Trial], reference: Reference) -> Timing:
+    def _time(self, given: runtime.Model, trials: Sequence[Trial], reference: Reference) -> Timing:
         self._progress("timing the variants side by side", 0.7)
         models = {trial.recipe.name: trial.model for trial in trials if trial.model is not None and not trial.fault}
-        measured = evaluation.latencies(models, reference.parts.golden, seconds=_TIMING_SECONDS)
+        measured = evaluation.latencies({_GIVEN: given, **models}, reference.parts.golden, seconds=_TIMING_SECONDS)
         return Timing(
             engine=models[FLOAT.name].engine,
             machine=platform.machine(),
             variants={
-                name: VariantTiming(seconds=seconds, ratio_to_float=round(seconds / measured[FLOAT.name], 3))
-                for name, seconds in measured.items()
+                name: VariantTiming(seconds=measured[name], ratio_to_float=round(measured[name] / measured[_GIVEN], 3))
+                for name in models
             },
         )
 
-    def _write(self, model: runtime.Model, reference: Reference, trials: Sequence[Trial], timing: Timing, data: str) -> Bundle:
+    def _write(self, model: runtime.Model, measured: _Measured, data: str) -> Bundle:
         self._progress("writing the bundle", 0.95)
+        reference, trials, timing = measured.reference, measured.trials, measured.timing
         settings, ratios = self._settings, _ratios(timing, self._settings.prefer)
         choice = choose(
             [Candidate(trial.recipe.name, trial.fault, ratios.get(trial.recipe.name)) for trial in trials], settings.prefer
@@ -217,6 +242,7 @@ class _Conversion:
         report = assembly.parity_report(
             settings, reference, trials, choice,
             source=self._source.digest, data=data, slower={name: ratio > SLOWER for name, ratio in ratios.items()},
+            given=len(self._source.content()), lossless=measured.lossless,
         )  # fmt: skip
         contents = {
             assembly.GOLDEN_FILE: assembly.golden_content(reference.parts.golden, reference.golden),

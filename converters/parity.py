@@ -50,7 +50,7 @@ class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
     session_options: dict[str, str]
     size: int | None = None
     size_ratio: float | None = None
-    """Its size over float's."""
+    """Its size over that of the given model."""
     slower_than_float: bool | None = None
     """On the machine that converted; None where not measured, or where a person chose the order."""
     accuracy: AccuracyReport | None = None
@@ -87,6 +87,8 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     source: Digest
     data: Digest
     tools: dict[str, str]
+    lossless: str = ""
+    """What was taken away from the model without changing its answers, beyond names and notes; empty where nothing was."""
     variants: tuple[VariantReport, ...]
     """Shipped ones in order of preference, then those left out."""
 
@@ -96,7 +98,7 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VariantTiming(msgspec.Struct, frozen=True, kw_only=True):
-    """Latency of one single-sample call, the best of many interleaved rounds: in seconds, and over float's."""
+    """Latency of one single-sample call, the best of many interleaved rounds: in seconds, and over the given model's."""
 
     seconds: float
     ratio_to_float: float

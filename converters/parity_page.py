@@ -32,7 +32,8 @@ def render(report: ParityReport, timing: Timing | None) -> str:
         f'<h1>{title}</h1><p class="sub">Parity report: every variant against the float model, on '
         f"{report.samples.held_out} held-out samples</p>"
         f"{_warnings(report)}<p><strong>{escape(report.preferred_because)}</strong></p>"
-        f"{_accuracies(report)}{_table(report, timing)}{_left_out(report)}{_origin(report, timing)}</body></html>\n"
+        f"{_lossless(report)}{_accuracies(report)}"
+        f"{_table(report, timing)}{_left_out(report)}{_origin(report, timing)}</body></html>\n"
     )
 
 
@@ -40,6 +41,10 @@ def _warnings(report: ParityReport) -> str:
     if not report.warnings:
         return '<p class="yes">No bad news: every variant that was tried stayed within the budget.</p>'
     return '<ul class="bad">' + "".join(f"<li>{escape(warning)}</li>" for warning in report.warnings) + "</ul>"
+
+
+def _lossless(report: ParityReport) -> str:
+    return f"<p>Without loss: {escape(report.lossless)}</p>" if report.lossless else ""
 
 
 def _accuracies(report: ParityReport) -> str:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from converters.errors import RecipeFailed
+from converters.lossless import simplify, strip_names
 from converters.recipe import FloatRecipe, Recipe, StaticRecipe, TfliteRecipe, WeightsRecipe
 from converters.sources import Source
 from converters.tflite.variants import TfliteMaker
@@ -41,18 +41,24 @@ class Quantizer:
 
     def apply(self, recipe: Recipe) -> bytes:
         """The variant's file, of the recipe's format. Raises `RecipeFailed`."""
-        if isinstance(recipe, FloatRecipe):
-            return self._source.content()
         if isinstance(recipe, TfliteRecipe):
             return self._for_litert().apply(recipe)
         try:
-            model = self._static(recipe) if isinstance(recipe, StaticRecipe) else self._weights(recipe)
+            model = self._made(recipe)
+            strip_names(model)
             onnx.checker.check_model(model)
         except (RecipeFailed, OSError):  # a full disk is no fault of the recipe
             raise
         except Exception as error:  # the tools below raise anything from AssertionError to their own
             raise RecipeFailed(f"cannot be made from this model: {_first_line(error)}") from error
         return model.SerializeToString(deterministic=True)
+
+    def _made(self, recipe: FloatRecipe | StaticRecipe | WeightsRecipe) -> onnx.ModelProto:
+        if isinstance(recipe, FloatRecipe):
+            model = onnx.ModelProto()
+            model.CopyFrom(self._source.model)
+            return model
+        return self._static(recipe) if isinstance(recipe, StaticRecipe) else self._weights(recipe)
 
     def _for_litert(self) -> TfliteMaker:
         if self._tflite is None:
@@ -97,15 +103,7 @@ class Quantizer:
     def _prepare(self) -> onnx.ModelProto:
         """The model after onnxruntime's exact graph simplifications, with every tensor's shape known where it can be."""
         if self._prepared is None:
-            with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
-                target = Path(work) / "simplified.onnx"
-                options = onnxruntime.SessionOptions()
-                options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-                options.optimized_model_filepath = str(target)
-                options.log_severity_level = 3
-                onnxruntime.InferenceSession(self._source.content(), options, providers=["CPUExecutionProvider"])
-                simplified = onnx.load_model(str(target))
-            self._prepared = onnx.shape_inference.infer_shapes(_slim(simplified))
+            self._prepared = onnx.shape_inference.infer_shapes(_slim(simplify(self._source.model)))
         return self._prepared
 
 

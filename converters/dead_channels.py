@@ -1,0 +1,173 @@
+"""Removes channels that answer the same whatever the input is: their constant goes into the next layer's bias. No training.
+
+What may be removed is decided for a whole group (a layer, what follows it, the layers that sum it up): a channel goes only
+where it is constant at every end, and only where its constant is zero or no window sees a border's padding. Layers keep a
+multiple of four channels, which engines' blocked kernels want, and never none. Pure but for the model, changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from converters.channel_flow import Cut, End, Flow, Group, bias_of_matmul
+from converters.graph_view import Array, GraphView, Reader, attributes
+
+MULTIPLE: Final = 4
+
+_NOISE: Final = 2.0**-24
+"""What is smaller than this share of a value's largest element is lost in float32 sums with it."""
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What one layer lost."""
+
+    layer: str
+    channels: int
+    of: int
+
+
+def remove_dead_channels(model: onnx.ModelProto, largest: Mapping[str, float]) -> list[Removed]:
+    """Change `model` in place, whose inner shapes are inferred; say what each layer lost.
+
+    `largest` holds the largest magnitudes that samples showed, by value; channels that differ by less than float32 can carry
+    beside them then count as constant, as long as inner values stay within 1000 times of what was seen. Empty: only what no
+    input can change counts.
+    """
+    view = GraphView(model)
+    editor = _Editor(model, view)
+    removed = []
+    for group in Flow(view, largest).groups():
+        dead = _dead(group, largest)
+        kept = _keep(dead)
+        if kept.all():
+            continue
+        editor.cut(group, kept, _constants(group, largest))
+        removed.append(Removed(group.producer.name or group.producer.output[0], int((~kept).sum()), group.channels))
+    editor.finish()
+    return removed
+
+
+def _dead(group: Group, largest: Mapping[str, float]) -> Mask:
+    """Which channels are constant at every end, with a constant that each end can take into its bias."""
+    dead = np.full(group.channels, fill_value=group.whole and bool(group.ends))
+    for end in group.ends:
+        still, values = end.lane.interval.constant(_floor(end, largest))
+        dead &= still & (end.foldable | (values == 0))
+    return dead
+
+
+def _floor(end: End, largest: Mapping[str, float]) -> float:
+    return _NOISE * largest.get(end.lane.value, 0.0)
+
+
+def _keep(dead: Mask) -> Mask:
+    """The living channels, filled up to a multiple of `MULTIPLE` with the first dead ones."""
+    living = int((~dead).sum())
+    wanted = min(len(dead), max(1, -(-living // MULTIPLE)) * MULTIPLE)
+    kept = ~dead
+    kept[np.flatnonzero(dead)[: wanted - living]] = True
+    return kept
+
+
+def _constants(group: Group, largest: Mapping[str, float]) -> list[NDArray[np.float64]]:
+    return [end.lane.interval.constant(_floor(end, largest))[1] for end in group.ends]
+
+
+class _Editor:
+    """Changes constants of one model. Each place gets a copy of its own, so that constants with several readers stay right."""
+
+    def __init__(self, model: onnx.ModelProto, view: GraphView) -> None:
+        self._graph = model.graph
+        self._view = view
+        self._changed: dict[tuple[str, int], Array] = {}
+
+    def cut(self, group: Group, kept: Mask, constants: list[NDArray[np.float64]]) -> None:
+        """Take the channels that are not `kept` out of a group."""
+        for end, values in zip(group.ends, constants, strict=True):
+            self._end(end, kept, values)
+        for cut in group.cuts:
+            self._cut(cut, kept)
+        self._producer(group.producer, kept)
+
+    def finish(self) -> None:
+        """Put the changed constants into the graph, and drop what nothing reads any more."""
+        for (output, position), values in self._changed.items():
+            node = self._view.maker(output)
+            assert node is not None
+            name = f"{output}/{position}"
+            self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+            node.input.extend([""] * (position + 1 - len(node.input)))
+            node.input[position] = name
+        read = {name for node in self._graph.node for name in node.input}
+        kept = [tensor for tensor in self._graph.initializer if tensor.name in read]
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(kept)
+        if self._changed:
+            del self._graph.value_info[:]
+
+    def _value(self, node: onnx.NodeProto, position: int) -> Array | None:
+        changed = self._changed.get((node.output[0], position))
+        return self._view.operand(node, position) if changed is None else changed
+
+    def _change(self, node: onnx.NodeProto, position: int, change: Callable[[Array], Array]) -> None:
+        values = self._value(node, position)
+        if values is not None:
+            self._changed[node.output[0], position] = change(values)
+
+    def _producer(self, node: onnx.NodeProto, kept: Mask) -> None:
+        self._change(node, 1, lambda values: np.compress(kept, values, axis=_output_axis(node)))
+        self._change(node, 2, lambda values: values if values.size == 1 else np.compress(kept, values, axis=-1))
+
+    def _cut(self, cut: Cut, kept: Mask) -> None:
+        there = kept[cut.columns]
+        axis = cut.axis
+        if axis is None:
+            width = int(there.sum())
+            self._change(cut.node, cut.position, lambda target: np.array([target[0], width], np.int64))
+        else:
+            self._change(cut.node, cut.position, lambda values: np.compress(there, values, axis=axis))
+            _set_groups(cut.node, int(there.sum()))
+
+    def _end(self, end: End, kept: Mask, values: NDArray[np.float64]) -> None:
+        node, there = end.node, kept[end.lane.columns]
+        weights = self._value(node, 1)
+        assert weights is not None
+        axis = 1 - _output_axis(node)
+        gone = np.compress(~there, weights, axis=axis).astype(np.float64)
+        summed = np.moveaxis(gone, axis, 0).sum(axis=tuple(range(2, weights.ndim)))
+        shift = values[end.lane.columns][~there] @ summed
+        self._change(node, 1, lambda matrix: np.compress(there, matrix, axis=axis))
+        if shift.any():
+            self._shift(node, shift)
+
+    def _shift(self, node: onnx.NodeProto, shift: NDArray[np.float64]) -> None:
+        """Add to a layer's bias, which it may not have yet. A MatMul's stands in the Add behind it."""
+        place = bias_of_matmul(self._view, node) if node.op_type == "MatMul" else Reader(node, 2)
+        assert place is not None
+        bias = self._value(place.node, place.position)
+        before = np.zeros(1, np.float64) if bias is None else bias.astype(np.float64)
+        self._changed[place.node.output[0], place.position] = (before.reshape(-1) + shift).astype(np.float32)
+
+
+def _set_groups(node: onnx.NodeProto, groups: int) -> None:
+    """A depthwise layer has as many groups as channels."""
+    for attribute in node.attribute:
+        if attribute.name == "group":
+            attribute.i = groups
+
+
+def _output_axis(node: onnx.NodeProto) -> int:
+    """The weights' axis that counts a layer's outputs."""
+    if node.op_type == "Conv":
+        return 0
+    return 0 if node.op_type == "Gemm" and attributes(node).get("transB") else 1
