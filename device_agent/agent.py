@@ -126,6 +126,7 @@ class Agent:
         for model, effects in pending:
             self._load(model)
             self._perform(model, effects)
+        around.transfers.submit(self._delete_unused)
         self._subscribe()
 
     def run(self) -> None:

@@ -174,6 +174,21 @@ def test_killed(tmp_path: Path, case: Case) -> None:
     assert tuple(device.history) == case.phases
     reported = fleet.reported(device.name).models[0]
     assert (reported.running.version if reported.running else None) == case.runs
+    assert device.slots.read("digits", "active") == state.running
+    assert device.slots.read("digits", "previous") == state.previous
+    assert device.slots.read("digits", "staged") is None
     if case.runs:
         assert device.host.infer("digits", question()).identity.version == case.runs
+    device.kill()
+
+
+def test_killed_between_the_word_that_removes_a_model_and_the_deed_it_is_gone_after_the_restart(tmp_path: Path) -> None:
+    fleet, device = prepared(tmp_path, CASES[0])
+    device.dies_after_save = lambda entry: device.deaths == 0 and any(each.removed for each in entry.models)
+    fleet.assign(device.name)
+    device.run(2)
+    assert device.deaths == 1
+    assert device.runs() is None
+    assert [path.name for path in (device.directory / "models" / "digits").iterdir()] == []
+    assert list((device.directory / "blobs").iterdir()) == []
     device.kill()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner
 
+from device_agent.events import Fetch, Result, RunGate, Work
+from fleet_io.simulated import no_fault
 from fleet_io.transport import Message
 from fleet_protocol import topics
 from fleet_protocol.digests import hex_of
@@ -110,6 +112,29 @@ class TestGoodReleases:
         fleet.assign("kitchen", release.assignment())
         device.run(12)
         assert device.runs() == "1.0.0"
+
+    def test_a_model_that_is_neither_wanted_nor_here_is_forgotten(self, fleet: SimulatedFleet, device: SimulatedDevice) -> None:
+        install(fleet, device, "1.0.0")
+        for _ in range(2):
+            fleet.assign("kitchen")
+            device.run(2)
+        assert device.agent.states == {}
+        assert fleet.reported("kitchen").models == ()
+
+    def test_a_download_under_way_survives_the_tidying_after_another_models_commit(
+        self, fleet: SimulatedFleet, device: SimulatedDevice
+    ) -> None:
+        slow, quick = publish(fleet, "2.0.0", seed=1, model="letters"), publish(fleet, "1.0.0")
+        missing = slow.manifest.variants[0].file.digest
+        fleet.blobs._path(missing).unlink()
+        fleet.assign("kitchen", slow.assignment())
+        device.run(1)
+        fleet.assign("kitchen", slow.assignment(), quick.assignment())
+        device.run(12)
+        assert (device.state("digits").phase, device.state("letters").phase) == ("idle", "fetching")
+        kept = {path.name for path in (device.directory / "blobs").iterdir()}
+        assert hex_of(slow.digest) in kept
+        assert (device.directory / "partial" / hex_of(missing)).exists()
 
     def test_a_newer_wish_in_the_middle_of_a_transfer_is_followed_at_once(
         self, fleet: SimulatedFleet, device: SimulatedDevice
@@ -302,6 +327,81 @@ def bytes_served(fleet: SimulatedFleet, device: SimulatedDevice, release: Releas
     return fleet.chunks.served.bytes - before
 
 
+class TestDamageOnTheWay:
+    """What is spoiled between two steps is found by the next one."""
+
+    def spoiling(self, device: SimulatedDevice, after: type[Work], spoil: Callable[[], None]) -> None:
+        done: list[bool] = []
+
+        def dies(work: Work, _result: Result) -> bool:
+            if isinstance(work, after) and not done:
+                done.append(True)
+                spoil()
+            return False
+
+        device.dies_after_work = dies
+
+    def test_a_manifest_corrupted_on_the_way_is_fetched_again(self, fleet: SimulatedFleet, device: SimulatedDevice) -> None:
+        release = publish(fleet, "1.0.0")
+        spoiled: list[bytes] = []
+
+        def spoil_manifest(client: str, message: Message) -> list[Message]:
+            if not message.topic.endswith("kitchen/rx") or not message.payload.endswith(release.content) or spoiled:
+                return [message]
+            spoiled.append(message.payload)
+            return [Message(message.topic, message.payload.replace(b"digits", b"digitz", 1))]
+
+        fleet.broker.fault = spoil_manifest
+        fleet.assign("kitchen", release.assignment())
+        device.run(20)
+        assert (device.runs(), len(spoiled)) == ("1.0.0", 1)
+
+    def test_a_file_damaged_after_the_download_is_found_by_verifying_and_fetched_again(
+        self, fleet: SimulatedFleet, device: SimulatedDevice
+    ) -> None:
+        release = publish(fleet, "1.0.0")
+        golden = release.manifest.golden.file.digest
+        self.spoiling(device, Fetch, lambda: damage(device, golden))
+        fleet.assign("kitchen", release.assignment())
+        device.run(20)
+        assert device.runs() == "1.0.0"
+        assert device.history[:4] == ["fetching", "verifying", "fetching", "verifying"]
+
+    def test_a_candidate_damaged_after_the_gate_is_refused_and_what_runs_is_not_even_loaded_again(
+        self, fleet: SimulatedFleet, device: SimulatedDevice
+    ) -> None:
+        install(fleet, device, "1.0.0")
+        ask(device, 3)
+        counted = device.host.healthy("digits")
+        release = publish(fleet, "1.1.0", seed=1)
+        self.spoiling(device, RunGate, lambda: damage(device, release.manifest.variants[0].file.digest))
+        fleet.assign("kitchen", release.assignment())
+        device.run(12)
+        assert (device.runs(), device.state().phase) == ("1.0.0", "idle")
+        assert device.state().refused[0].phase == "activating"
+        assert device.host.healthy("digits") == counted
+
+    def test_a_fallback_damaged_during_probation_is_fetched_again_for_the_roll_back(
+        self, fleet: SimulatedFleet, device: SimulatedDevice
+    ) -> None:
+        first = install(fleet, device, "1.0.0")
+        release = publish(fleet, "1.1.0", seed=1)
+        fleet.assign("kitchen", release.assignment())
+        device.run(1)
+        assert device.state().phase == "probation"
+        damage(device, first.manifest.variants[0].file.digest)
+        fleet.assign("kitchen", first.assignment())
+        device.run(5)
+        assert (device.runs(), device.state().phase, device.state().refused) == ("1.0.0", "idle", ())
+
+
+def damage(device: SimulatedDevice, digest: str) -> None:
+    path = device.directory / "blobs" / hex_of(digest)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
 class TestForgedWords:
     def test_a_word_for_another_device_or_from_another_key_or_of_the_past_is_dropped(
         self, fleet: SimulatedFleet, device: SimulatedDevice
@@ -385,6 +485,48 @@ class TestDamagedDisk:
         device.run(12)
         assert device.runs() == "1.1.0"
 
+    def test_a_word_that_cannot_be_kept_is_followed_as_soon_as_it_can(
+        self, fleet: SimulatedFleet, device: SimulatedDevice
+    ) -> None:
+        release = publish(fleet, "1.0.0")
+        in_the_way = device.directory / "trust" / "accepted.json"
+        in_the_way.mkdir()
+        fleet.assign("kitchen", release.assignment())
+        device.run(5)
+        assert device.agent.states == {}
+        in_the_way.rmdir()
+        device.run(12)
+        assert device.runs() == "1.0.0"
+
+    def test_a_download_cut_by_a_kill_goes_on_where_it_was(self, fleet: SimulatedFleet, device: SimulatedDevice) -> None:
+        release = publish(fleet, "1.0.0")
+        whole = bytes_served(fleet, fleet.device("reference"), release)
+        file = release.manifest.variants[0].file
+        held_back: list[Message] = []
+
+        def hold_back_the_last(client: str, message: Message) -> list[Message]:
+            if not message.topic.endswith("kitchen/rx"):
+                return [message]
+            answer = decode_answer(message.payload)
+            if answer.size != file.size or answer.index < 2:
+                return [message]
+            held_back.append(message)
+            return []
+
+        fleet.broker.fault = hold_back_the_last
+        before = fleet.chunks.served.bytes
+        fleet.assign("kitchen", release.assignment())
+        device.run(1)
+        assert device.state().phase == "fetching"
+        lost = sum(len(decode_answer(each.payload).chunk) for each in held_back)
+        fleet.broker.fault = no_fault
+        device.kill()
+        device.start()
+        device.run(12)
+        assert device.runs() == "1.0.0"
+        again = fleet.chunks.served.bytes - before - lost - whole
+        assert again < 12_000, "the first two chunks and the manifest must not travel twice, only metadata"
+
     def test_a_damaged_journal_is_set_aside_and_the_slots_say_what_runs(
         self, fleet: SimulatedFleet, device: SimulatedDevice
     ) -> None:
@@ -409,10 +551,7 @@ class TestDamagedDisk:
         release = install(fleet, device, "1.1.0", seed=1)
         device.kill()
         digest = release.manifest.variants[0].file.digest if what == "file" else release.digest
-        path = device.directory / "blobs" / hex_of(digest)
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 0xFF
-        path.write_bytes(bytes(content))
+        damage(device, digest)
         device.start()
         device.worker.jobs.popleft()()
         assert device.runs() == "1.0.0"
