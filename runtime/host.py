@@ -37,11 +37,15 @@ class ModelIdentity:
 
 
 class Inference(NamedTuple):
-    """One answer. `finite` is False when an output holds NaN or infinity: counted as an error, and not to be trusted."""
+    """One answer. `finite` is False when an output holds NaN or infinity: counted as an error, and not to be trusted.
+
+    `labels` are the version's class names.
+    """
 
     outputs: dict[str, Array]
     identity: ModelIdentity
     finite: bool = True
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ class ModelHost:
             self._leave_failed(room, "failed")
             raise
         self._leave(room, seconds, classes)
-        return Inference(outputs, room.identity, finite)
+        return Inference(outputs, room.identity, finite, room.labels)
 
     def describe(self, model_name: str, *, version: str | None = None) -> Served:
         """What is active under that name. Raises `NotServing`."""

@@ -1,250 +1,257 @@
-"""The Open Inference Protocol v2 over HTTP, as a bare ASGI application: routes, limits, and errors as `{"error": "…"}`.
+"""The Open Inference Protocol v2 over HTTP: its routes under `/v2`, as tritonclient asks for them.
 
-Where a request runs: a model that answers within `INLINE_S` runs on the event loop's own thread, because handing a request to
-another thread costs some 200 µs where a tiny model takes 20. A slower model, one not measured yet, or a large body goes to a
-small pool of threads, so that health checks are answered meanwhile. The bytes held for requests are bounded.
+Base protocol and the extensions in `EXTENSIONS`. What a request means is `runtime.oip`'s, where it runs `runtime.answering`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from concurrent.futures import Executor
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable
+from functools import partial
+from typing import Final, TypeVar
 
 import msgspec
 
-from fleet_protocol.tensors import TensorSpec
-from runtime import oip
-from runtime.errors import InferenceFailed, InvalidInput, MalformedRequest, NotServing
-from runtime.host import ModelHost
-
-log = logging.getLogger(__name__)
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+from fleet_protocol.tensors import DataType, TensorSpec
+from runtime import oip, oip_binary
+from runtime.answering import Answering, Question
+from runtime.errors import MalformedRequest, ModelRejected, NotServing
+from runtime.exchange import Exchange, Header, Refused, RefusedUnread, Response, json_response
+from runtime.host import Served
+from runtime.repository import Repository
+from runtime.serving_statistics import Spent, Totals
 
 NAME: Final = "edgeward"
 PROTOCOL_VERSION: Final = "2"
+EXTENSIONS: Final = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+)
+RAW_TYPE: Final = b"application/octet-stream"
 
-BODY_BYTES: Final = 8 * 1024 * 1024
-"""One request's body. JSON numbers take up to 16 times their text in memory while they are read."""
-HELD_BODIES: Final = 4
-"""All bodies under way together may hold so many times the limit of one."""
-INLINE_S: Final = 0.002
-INLINE_BYTES: Final = 64 * 1024
-BODY_TIMEOUT_S: Final = 30.0
-"""A client that sends slower than this is let go."""
-_UNREAD_BYTES: Final = 64 * 1024 * 1024
-_UNREAD_TIMEOUT_S: Final = 5.0
-
-
-class _Response(NamedTuple):
-    status: int
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+_CONFIG_TYPES: Final[dict[DataType, str]] = {"BYTES": "TYPE_STRING"}
+"""Model configurations call a datatype `TYPE_` and its name, but for these."""
 
 
-class _Refused(Exception):
-    """A request that gets an error response."""
-
-    def __init__(self, status: int, message: str, *headers: tuple[bytes, bytes]) -> None:
-        super().__init__(message)
-        self.response = _Response(status, msgspec.json.encode({"error": message}), headers)
+class _IndexRequest(msgspec.Struct, frozen=True):
+    ready: bool = False
 
 
-class _RefusedUnread(_Refused):
-    """An error response before the whole body was read. The connection ends with it."""
-
-    def __init__(self, status: int, message: str, *headers: tuple[bytes, bytes]) -> None:
-        super().__init__(status, message, *headers, (b"connection", b"close"))
+class _LoadRequest(msgspec.Struct, frozen=True):
+    parameters: dict[str, msgspec.Raw] = {}
 
 
-class _Gone(Exception):
-    """The client hung up."""
+_Small = TypeVar("_Small", _IndexRequest, _LoadRequest)
 
 
-class Application:
-    """Answers for the models of one host."""
+class OpenInference:
+    """Answers what begins with `/v2`. Without a repository, clients cannot load or unload."""
 
-    def __init__(self, host: ModelHost, threads: Executor, *, body_bytes: int = BODY_BYTES) -> None:
-        self._host = host
-        self._threads = threads
-        self._body_bytes = body_bytes
-        self._held = 0
+    def __init__(self, answering: Answering, repository: Repository | None) -> None:
+        self._answering = answering
+        self._host = answering.host
+        self._repository = repository
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI 3, HTTP only."""
-        try:
-            response = await self._respond(scope, receive)
-        except _Refused as refusal:
-            response = refusal.response
-            if isinstance(refusal, _RefusedUnread):
-                await _let_finish(scope, receive)
-        except _Gone:
-            return
-        except Exception:  # whatever it was, the next request must work
-            log.exception("a request to %s failed", scope["path"])
-            response = _Refused(500, "The server failed on this request; its log says how.").response
-        length = (b"content-length", str(len(response.body)).encode())
-        headers = [(b"content-type", b"application/json"), length, *response.headers]
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": response.body})
+    async def respond(self, exchange: Exchange) -> Response:
+        """The response to one request. Raises `Refused` or `Gone`."""
+        match exchange.parts[1:]:
+            case ["models", name, *rest] if rest or name != "stats":
+                return await self._model(exchange, name, rest)
+            case ["repository", *rest]:
+                return await self._repository_asked(exchange, rest)
+        return self._server(exchange)
 
-    async def _respond(self, scope: Scope, receive: Receive) -> _Response:
-        parts = scope["path"].split("/")
-        match parts[1:]:
-            case ["v2"]:
-                _only(scope, "GET")
-                return _json({"name": NAME, "version": PROTOCOL_VERSION, "extensions": []})
-            case ["v2", "health", "live"]:
-                _only(scope, "GET")
-                return _json({"live": True})
-            case ["v2", "health", "ready"]:
-                _only(scope, "GET")
+    def _server(self, exchange: Exchange) -> Response:
+        match exchange.parts[1:]:
+            case []:
+                answer = json_response({"name": NAME, "version": PROTOCOL_VERSION, "extensions": EXTENSIONS})
+            case ["health", "live"]:
+                answer = json_response({"live": True})
+            case ["health", "ready"]:
                 ready = bool(self._host.identities())
-                return _json({"ready": ready}, 200 if ready else 503)
-            case ["v2", "models", name, *rest]:
-                return await self._model(scope, receive, name, rest)
-        raise _Refused(404, f"There is nothing at {scope['path']}. The Open Inference Protocol begins at /v2.")
+                answer = json_response({"ready": ready}, 200 if ready else 503)
+            case ["models", "stats"]:
+                names = [identity.model for identity in self._host.identities()]
+                answer = self._statistics([self._answering.describe(name, None) for name in names])
+            case _:
+                raise exchange.nothing_here("The Open Inference Protocol begins at /v2, TensorFlow Serving's API at /v1.")
+        exchange.only("GET")
+        return answer
 
-    async def _model(self, scope: Scope, receive: Receive, name: str, rest: list[str]) -> _Response:
+    async def _model(self, exchange: Exchange, name: str, rest: list[str]) -> Response:
         version = None
         if len(rest) >= 2 and rest[0] == "versions":
             version, rest = rest[1], rest[2:]
+        if rest == ["infer"]:
+            exchange.only("POST")
+            return await self._infer(exchange, name, version)
+        if rest not in ([], ["ready"], ["config"], ["stats"]):
+            raise exchange.nothing_here("A model has /infer, /ready, /config and /stats.")
+        exchange.only("GET")
+        served = self._answering.describe(name, version)
         match rest:
-            case []:
-                _only(scope, "GET")
-                return self._metadata(name, version)
             case ["ready"]:
-                _only(scope, "GET")
-                return self._ready(name, version)
-            case ["infer"]:
-                _only(scope, "POST")
-                return await self._infer(scope, receive, name, version)
-        raise _Refused(404, f"There is nothing at {scope['path']}. A model has /infer and /ready.")
+                return json_response({"name": name, "ready": True})
+            case ["config"]:
+                return json_response(_config(served))
+            case ["stats"]:
+                return self._statistics([served])
+        return json_response(_metadata(served))
 
-    def _metadata(self, name: str, version: str | None) -> _Response:
+    async def _infer(self, exchange: Exchange, name: str, version: str | None) -> Response:
+        said = exchange.headers.get(oip_binary.HEADER)
+        if said is None:
+            return await self._answering.answer(exchange, name, version, partial(_answer, header_length=None))
         try:
-            served = self._host.describe(name, version=version)
-        except NotServing as error:
-            raise _Refused(404, str(error)) from error
-        return _json(
-            {
-                "name": name,
-                "versions": [served.identity.version],
-                "platform": served.engine,
-                "inputs": _specs(served.inputs),
-                "outputs": _specs(served.outputs),
-            }
+            length = oip_binary.header_length(said)
+        except MalformedRequest as error:
+            raise RefusedUnread(400, str(error)) from error
+        work = partial(_answer, header_length=length)
+        return await self._answering.answer(exchange, name, version, work, lead_in=oip_binary.lead_in(length))
+
+    def _statistics(self, models: Iterable[Served]) -> Response:
+        totals = self._answering.statistics
+        return json_response(
+            {"model_stats": [_stats(each, totals.of(each.identity.model, each.identity.version)) for each in models]}
         )
 
-    def _ready(self, name: str, version: str | None) -> _Response:
-        try:
-            self._host.describe(name, version=version)
-        except NotServing as error:
-            raise _Refused(404, str(error)) from error
-        return _json({"name": name, "ready": True})
+    async def _repository_asked(self, exchange: Exchange, rest: list[str]) -> Response:
+        match rest:
+            case ["index"]:
+                exchange.only("POST")
+                asked = await self._small(exchange, _IndexRequest)
+                return json_response([each for each in self._index() if not asked.ready or each["state"] == "READY"])
+            case ["models", name, "load" | "unload" as change]:
+                exchange.only("POST")
+                asked_for = await self._small(exchange, _LoadRequest)
+                return await self._change(name, change, asked_for)
+        raise exchange.nothing_here("The repository has /index, and /models/{name}/load and /unload.")
 
-    async def _infer(self, scope: Scope, receive: Receive, name: str, version: str | None) -> _Response:
-        body = await self._body(scope, receive)
+    def _index(self) -> list[dict[str, str]]:
+        if self._repository is None:
+            ready = [_index_entry(each.model, each.version, ready=True) for each in self._host.identities()]
+            return sorted(ready, key=lambda each: each["name"])
+        return [_index_entry(each.name, each.version, ready=each.ready) for each in self._repository.index()]
+
+    async def _change(self, name: str, change: str, asked: _LoadRequest) -> Response:
+        repository = self._repository
+        if repository is None:
+            raise Refused(
+                403, f"What runs here is decided by whoever started this server (on a device: the agent). No {change}."
+            )
+        if change == "load" and asked.parameters:
+            raise Refused(
+                400, f"A load takes no parameters here ({', '.join(asked.parameters)}): the bundle says how it is run."
+            )
+        work = repository.load if change == "load" else repository.unload
         try:
-            if self._runs_inline(name, version, body):
-                return self._answer(name, version, body)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, name, version, body)
+            await asyncio.get_running_loop().run_in_executor(self._answering.threads, work, name)
         except NotServing as error:
-            raise _Refused(404, str(error)) from error
+            raise Refused(404, str(error)) from error
+        except ModelRejected as error:
+            raise Refused(400, str(error)) from error
+        return json_response({})
+
+    async def _small(self, exchange: Exchange, kind: type[_Small]) -> _Small:
+        """A body of a few settings; none is all defaults."""
+        body = await self._answering.bodies.read(exchange)
+        try:
+            return msgspec.json.decode(body or b"{}", type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise Refused(400, f"The body is not what {exchange.path} takes: {error}.") from error
         finally:
-            self._held -= len(body)
-
-    def _runs_inline(self, name: str, version: str | None, body: bytes) -> bool:
-        typical_s = self._host.describe(name, version=version).typical_s
-        return typical_s is not None and typical_s < INLINE_S and len(body) <= INLINE_BYTES
-
-    def _answer(self, name: str, version: str | None, body: bytes) -> _Response:
-        try:
-            request = oip.decode_request(body)
-            inference = self._host.infer(name, request.inputs, version=version)
-            if not inference.finite:
-                raise InferenceFailed(f"{name} {inference.identity.version} answered NaN or infinity, which JSON cannot say.")
-            content = oip.encode_response(inference.outputs, model=name, version=inference.identity.version, request=request)
-        except (MalformedRequest, InvalidInput) as error:
-            raise _Refused(400, str(error)) from error
-        except InferenceFailed as error:
-            raise _Refused(500, str(error)) from error
-        return _Response(200, content)
-
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The request's body; its bytes count as held until the caller gives them back."""
-        _check_headers(scope, self._body_bytes)
-        pieces = bytearray()
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Gone
-                    self._hold(pieces, message.get("body", b""))
-                    if not message.get("more_body", False):
-                        return bytes(pieces)
-        except TimeoutError as error:
-            self._held -= len(pieces)
-            raise _RefusedUnread(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from error
-        except BaseException:
-            self._held -= len(pieces)
-            raise
-
-    def _hold(self, pieces: bytearray, piece: bytes) -> None:
-        if len(pieces) + len(piece) > self._body_bytes:
-            raise _too_large(self._body_bytes)
-        if self._held + len(piece) > self._body_bytes * HELD_BODIES:
-            raise _RefusedUnread(503, "Too many large requests at once. Try again.", (b"retry-after", b"1"))
-        pieces += piece
-        self._held += len(piece)
+            self._answering.bodies.release(body)
 
 
-async def _let_finish(scope: Scope, receive: Receive) -> None:
-    """Read on and keep nothing: most clients look for an answer only after they sent everything; a reset would destroy it."""
-    if any(name == b"expect" for name, _ in scope["headers"]):
-        return  # this one waits for our answer before it sends
-    unread = 0
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_UNREAD_TIMEOUT_S):
-            while unread < _UNREAD_BYTES:
-                message = await receive()
-                unread += len(message.get("body", b""))
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    return
+def _answer(question: Question, *, header_length: int | None) -> Response:
+    request = oip.decode_request(question.body, header_length=header_length)
+    inference = question.infer(request.inputs)
+    answer = oip.encode_response(
+        inference.outputs,
+        model=inference.identity.model,
+        version=inference.identity.version,
+        request=request,
+        labels=inference.labels,
+        finite=inference.finite,
+    )
+    if answer.header_length is None:
+        return Response(200, answer.content)
+    header: Header = (oip_binary.HEADER, str(answer.header_length).encode())
+    return Response(200, answer.content, RAW_TYPE, (header,))
 
 
-def _check_headers(scope: Scope, body_bytes: int) -> None:
-    headers = dict(scope["headers"])
-    if b"inference-header-content-length" in headers:
-        raise _RefusedUnread(400, "The binary tensor extension is not spoken here; send tensors as JSON.")
-    encoding = headers.get(b"content-encoding", b"identity")
-    if encoding.lower() != b"identity":
-        raise _RefusedUnread(415, "Bodies are not inflated here; send the request without Content-Encoding.")
-    length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length) > body_bytes:
-        raise _too_large(body_bytes)
-
-
-def _too_large(limit: int) -> _Refused:
-    return _RefusedUnread(413, f"The body is larger than {limit} bytes. Send fewer samples in one request.")
-
-
-def _only(scope: Scope, method: str) -> None:
-    if scope["method"] != method:
-        raise _RefusedUnread(405, f"{scope['path']} takes {method}.", (b"allow", method.encode()))
+def _metadata(served: Served) -> dict[str, object]:
+    return {
+        "name": served.identity.model,
+        "versions": [served.identity.version],
+        "platform": served.engine,
+        "inputs": _specs(served.inputs),
+        "outputs": _specs(served.outputs),
+    }
 
 
 def _specs(specs: Iterable[TensorSpec]) -> list[dict[str, object]]:
     return [{"name": spec.name, "datatype": spec.datatype, "shape": spec.shape} for spec in specs]
 
 
-def _json(value: object, status: int = 200) -> _Response:
-    return _Response(status, msgspec.json.encode(value))
+def _config(served: Served) -> dict[str, object]:
+    """As Triton writes a model's configuration. Shapes are whole, the batch too, so `max_batch_size` is 0."""
+    return {
+        "name": served.identity.model,
+        "platform": served.engine,
+        "backend": served.engine.split()[0].rstrip(","),
+        "version_policy": {"specific": {"versions": [served.identity.version]}},
+        "max_batch_size": 0,
+        "input": _config_tensors(served.inputs),
+        "output": _config_tensors(served.outputs),
+        "parameters": {
+            "variant": {"string_value": served.identity.variant},
+            "manifest": {"string_value": served.identity.manifest},
+        },
+    }
+
+
+def _config_tensors(specs: Iterable[TensorSpec]) -> list[dict[str, object]]:
+    return [
+        {
+            "name": spec.name,
+            "data_type": _CONFIG_TYPES.get(spec.datatype, f"TYPE_{spec.datatype}"),
+            "format": "FORMAT_NONE",
+            "dims": spec.shape,
+        }
+        for spec in specs
+    ]
+
+
+def _stats(served: Served, totals: Totals) -> dict[str, object]:
+    answered = totals.outcomes["answered"]
+    spent: Spent = totals.spent
+    failed = sum(count for outcome, count in totals.outcomes.items() if outcome != "answered")
+    return {
+        "name": served.identity.model,
+        "version": served.identity.version,
+        "last_inference": int(totals.last * 1000),
+        "inference_count": totals.samples,
+        "execution_count": answered,
+        "inference_stats": {
+            "success": {"count": answered, "ns": spent.total()},
+            "fail": {"count": failed, "ns": totals.failed_ns},
+            "queue": {"count": answered, "ns": spent.queue},
+            "compute_input": {"count": answered, "ns": spent.decode},
+            "compute_infer": {"count": answered, "ns": spent.infer},
+            "compute_output": {"count": answered, "ns": spent.encode},
+            "cache_hit": {"count": 0, "ns": 0},
+            "cache_miss": {"count": 0, "ns": 0},
+        },
+        "batch_stats": [],
+    }
+
+
+def _index_entry(name: str, version: str, *, ready: bool) -> dict[str, str]:
+    if ready:
+        return {"name": name, "version": version, "state": "READY", "reason": ""}
+    return {"name": name, "version": version, "state": "UNAVAILABLE", "reason": "not loaded"}

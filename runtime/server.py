@@ -1,6 +1,6 @@
 """`LocalServer`: the Open Inference Protocol on localhost, for applications in any language.
 
-It listens on 127.0.0.1 unless told otherwise: there is no authentication. What it says is `runtime.oip_app`'s.
+It listens on 127.0.0.1 unless told otherwise: there is no authentication. What it says is `runtime.local_app`'s.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Final
 from fleet_io.errors import ListenFailed
 from fleet_io.http_server import HttpServer
 from runtime.errors import CannotListen
+from runtime.exchange import BODY_BYTES
 from runtime.host import ModelHost
-from runtime.oip_app import BODY_BYTES, Application
+from runtime.local_app import Application
+from runtime.repository import Repository
 
 POOL_THREADS: Final = 4
 """Requests for slow models that run at the same time, at most; never more than there are cores."""
@@ -22,9 +24,19 @@ POOL_THREADS: Final = 4
 class LocalServer:
     """Serves the models of `host`. `port` 0 takes a free one."""
 
-    def __init__(self, host: ModelHost, *, address: str = "127.0.0.1", port: int = 0, body_bytes: int = BODY_BYTES) -> None:
+    def __init__(
+        self,
+        host: ModelHost,
+        *,
+        address: str = "127.0.0.1",
+        port: int = 0,
+        body_bytes: int = BODY_BYTES,
+        repository: Repository | None = None,
+        token: str | None = None,
+    ) -> None:
         self._threads = ThreadPoolExecutor(min(POOL_THREADS, os.cpu_count() or 1), thread_name_prefix="oip")
-        self._server = HttpServer(Application(host, self._threads, body_bytes=body_bytes), host=address, port=port)
+        app = Application(host, self._threads, body_bytes=body_bytes, repository=repository, token=token)
+        self._server = HttpServer(app, host=address, port=port)
 
     @property
     def url(self) -> str:

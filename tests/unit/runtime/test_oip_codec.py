@@ -6,6 +6,7 @@ import contextlib
 import json
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hypothesis.extra import numpy as hypothesis_numpy
 
 from fleet_protocol.tensors import NUMPY_NAMES
 from runtime import oip
-from runtime.errors import MalformedRequest
+from runtime.errors import InferenceFailed, MalformedRequest
 from tests.support.oip_requests import MALFORMED
 
 NUMBERS = sorted(set(NUMPY_NAMES) - {"BYTES"})
@@ -63,7 +64,8 @@ def test_an_id_and_wanted_outputs_are_read() -> None:
     request = json.loads(body())
     request |= {"id": "42", "outputs": [{"name": "b"}, {"name": "a"}], "parameters": {"sequence_id": 1}}
     read = oip.decode_request(json.dumps(request).encode())
-    assert (read.id, read.outputs) == ("42", ("b", "a"))
+    assert (read.id, [each.name for each in read.outputs or ()]) == ("42", ["b", "a"])
+    assert bytes(read.parameters["sequence_id"]) == b"1"
     assert oip.decode_request(body()).outputs is None
 
 
@@ -79,24 +81,59 @@ def test_a_response_names_the_version_and_carries_the_wanted_outputs() -> None:
         "b": np.array([3], np.int64),
         "c": np.array(["x"], object),
     }
-    asked = oip.InferRequest({}, ("b", "a"), "7")
-    assert json.loads(oip.encode_response(outputs, model="m", version="1.0.0", request=asked)) == {
+    asked = oip.InferRequest(
+        {}, (oip.WantedOutput("b"), oip.WantedOutput("a")), "7", parameters={"priority": msgspec.Raw(b"3")}
+    )
+    assert json.loads(oip.encode_response(outputs, model="m", version="1.0.0", request=asked).content) == {
         "model_name": "m",
         "model_version": "1.0.0",
         "id": "7",
+        "parameters": {"priority": 3},
         "outputs": [
             {"name": "b", "datatype": "INT64", "shape": [1], "data": [3]},
             {"name": "a", "datatype": "FP32", "shape": [1, 2], "data": [1.5, 2.0]},
         ],
     }
-    everything = json.loads(oip.encode_response(outputs, model="m", version="1.0.0", request=oip.InferRequest({})))
+    everything = json.loads(oip.encode_response(outputs, model="m", version="1.0.0", request=oip.InferRequest({})).content)
     assert [each["name"] for each in everything["outputs"]] == ["a", "b", "c"]
     assert "id" not in everything
 
 
+def test_the_best_classes_are_written_as_score_index_and_label() -> None:
+    scores = {"scores": np.array([[0.25, 0.5, 0.125], [3, 1, 2]], np.float32)}
+    asked = oip.InferRequest({}, (oip.WantedOutput("scores", classes=2),))
+    answer = oip.encode_response(scores, model="m", version="1", request=asked, labels=("cat", "dog"))
+    (output,) = json.loads(answer.content)["outputs"]
+    assert (output["datatype"], output["shape"]) == ("BYTES", [2, 2])
+    assert output["data"] == ["0.500000:1:dog", "0.250000:0:cat", "3.000000:0:cat", "2.000000:2"]
+
+
+def test_what_is_no_list_of_scores_has_no_best_classes() -> None:
+    for array in (np.array(1.0), np.array(["a"], object), np.array([True])):
+        asked = oip.InferRequest({}, (oip.WantedOutput("a", classes=1),))
+        with pytest.raises(MalformedRequest, match="Output a is no list of scores"):
+            oip.encode_response({"a": array}, model="m", version="1", request=asked)
+
+
+def test_what_is_not_finite_is_refused_as_json_and_flagged_as_raw_bytes() -> None:
+    outputs: dict[str, np.ndarray] = {
+        "a": np.array([1, np.nan], np.float32),
+        "b": np.ones(2, np.float32),
+        "c": np.ones(1, np.int64),
+    }
+
+    def answer(*wanted: oip.WantedOutput) -> oip.Answer:
+        return oip.encode_response(outputs, model="m", version="1", request=oip.InferRequest({}, wanted), finite=False)
+
+    with pytest.raises(InferenceFailed, match="m 1 answered NaN or infinity, which JSON cannot say"):
+        answer(oip.WantedOutput("a"))
+    raw = answer(oip.WantedOutput("a", binary=True), oip.WantedOutput("b"), oip.WantedOutput("c"))
+    assert json.loads(raw.content[: raw.header_length])["parameters"] == {"finite": False}
+
+
 def test_an_output_that_is_not_there_is_refused() -> None:
     with pytest.raises(MalformedRequest, match="no output z; it has a"):
-        oip.encode_response({"a": np.ones(1)}, model="m", version="1", request=oip.InferRequest({}, ("z",)))
+        oip.encode_response({"a": np.ones(1)}, model="m", version="1", request=oip.InferRequest({}, (oip.WantedOutput("z"),)))
 
 
 @given(
@@ -105,7 +142,7 @@ def test_an_output_that_is_not_there_is_refused() -> None:
 def test_what_is_answered_can_be_sent_again_unchanged(array: np.ndarray) -> None:
     if array.dtype.kind == "f":
         array = np.nan_to_num(array, nan=0.5, posinf=1.0, neginf=-1.0)
-    answer = json.loads(oip.encode_response({"x": array}, model="m", version="1", request=oip.InferRequest({})))
+    answer = json.loads(oip.encode_response({"x": array}, model="m", version="1", request=oip.InferRequest({})).content)
     again = oip.decode_request(json.dumps({"inputs": answer["outputs"]}).encode()).inputs["x"]
     assert again.dtype == array.dtype
     np.testing.assert_array_equal(again, array)

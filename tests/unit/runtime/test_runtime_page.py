@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import errors, oip_app
+from runtime import answering, errors, exchange
 from tests.support import models
 
 PAGE = (Path(__file__).parents[3] / "docs" / "runtime.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_every_error_that_it_names_exists() -> None:
 
 
 def test_its_limits_are_those_of_the_server() -> None:
-    assert f"more than {oip_app.BODY_BYTES >> 20} MiB" in PAGE
-    assert f"may hold {oip_app.BODY_BYTES * oip_app.HELD_BODIES >> 20} MiB" in PAGE
-    assert f"within {oip_app.INLINE_S * 1000:g} ms" in PAGE
-    assert f"above {oip_app.INLINE_BYTES >> 10} KiB" in PAGE
+    assert f"more than {exchange.BODY_BYTES >> 20} MiB" in PAGE
+    assert f"may hold {exchange.BODY_BYTES * exchange.HELD_BODIES >> 20} MiB" in PAGE
+    assert f"within {answering.INLINE_S * 1000:g} ms" in PAGE
+    assert f"above {answering.INLINE_BYTES >> 10} KiB" in PAGE

@@ -1,0 +1,91 @@
+"""The local server's ASGI application: which protocol a request speaks, who may ask, and what every response carries.
+
+`/v2` is the Open Inference Protocol. Without a token everybody who can connect may ask; with one, everything but the health
+checks wants it as `Authorization: Bearer …`. A W3C `traceparent` is repeated on the response and named in the log.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+from concurrent.futures import Executor
+from typing import Final
+
+from fleet_io.clock import Clock, SystemClock
+from runtime.answering import Answering
+from runtime.exchange import BODY_BYTES, Bodies, Exchange, Gone, Receive, Refused, RefusedUnread, Response, Scope, Send
+from runtime.host import ModelHost
+from runtime.oip_app import OpenInference
+from runtime.repository import Repository
+from runtime.serving_statistics import ServingStatistics
+
+log = logging.getLogger(__name__)
+
+_TRACEPARENT: Final = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]{1,200})?"
+)
+"""W3C Trace Context §3.2; a later version may say more behind it."""
+
+
+class Application:
+    """Answers for the models of one host. `token`: what clients must show (None: nothing)."""
+
+    def __init__(
+        self,
+        host: ModelHost,
+        threads: Executor,
+        *,
+        body_bytes: int = BODY_BYTES,
+        repository: Repository | None = None,
+        token: str | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        answering = Answering(host, threads, Bodies(body_bytes), ServingStatistics(), clock or SystemClock())
+        self._open_inference = OpenInference(answering, repository)
+        self._token = None if token is None else b"Bearer " + token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI 3, HTTP only."""
+        exchange = Exchange(scope, receive)
+        try:
+            response = await self._respond(exchange)
+        except Refused as refusal:
+            response = refusal.response
+            if isinstance(refusal, RefusedUnread):
+                await exchange.let_finish()
+        except Gone:
+            return
+        except Exception:  # whatever it was, the next request must work
+            log.exception("a request to %s failed (traceparent %s)", exchange.path, _trace(exchange))
+            response = Refused(500, "The server failed on this request; its log says how.").response
+        headers = [
+            (b"content-type", response.content_type),
+            (b"content-length", str(len(response.body)).encode()),
+            *response.headers,
+        ]
+        trace = _trace(exchange)
+        if trace is not None:
+            headers.append((b"traceparent", trace))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
+
+    async def _respond(self, exchange: Exchange) -> Response:
+        if self._token is not None and exchange.parts[1:2] != ["health"]:
+            self._check_token(exchange, self._token)
+        match exchange.parts[0]:
+            case "v2":
+                return await self._open_inference.respond(exchange)
+        raise exchange.nothing_here("The Open Inference Protocol begins at /v2.")
+
+    def _check_token(self, exchange: Exchange, wanted: bytes) -> None:
+        if not hmac.compare_digest(exchange.headers.get(b"authorization", b""), wanted):
+            raise RefusedUnread(
+                401, "This server wants a token: Authorization: Bearer <token>.", (b"www-authenticate", b"Bearer")
+            )
+
+
+def _trace(exchange: Exchange) -> bytes | None:
+    """The request's traceparent, when it is one."""
+    said = exchange.headers.get(b"traceparent")
+    return said if said is not None and _TRACEPARENT.fullmatch(said) else None

@@ -1,0 +1,100 @@
+"""What the local server did, by model and version: outcomes, samples, where the time went, a latency histogram. Totals only.
+
+The host counts deltas for telemetry, of whatever asks it; this counts requests over the network since the server started,
+which is what Prometheus and the protocol's statistics want. Times come as arguments, in nanoseconds. Cheap: one lock and a
+few additions a request. Versions come and go; only the last `KEPT` that answered are kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+Outcome = Literal["answered", "non_finite", "invalid", "failed"]
+"""How a request ended; `non_finite`: with NaN or infinity, whether it could be sent or not."""
+
+BOUNDS_S: Final = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+"""Upper bounds of the latency histogram's buckets in seconds; one more holds the rest."""
+KEPT: Final = 64
+_NS: Final = 1_000_000_000
+
+
+class Spent(NamedTuple):
+    """Where the time of one request went, in nanoseconds."""
+
+    queue: int = 0
+    decode: int = 0
+    infer: int = 0
+    encode: int = 0
+
+    def total(self) -> int:
+        """All of it."""
+        return sum(self)
+
+
+@dataclass(slots=True)
+class Totals:
+    """Everything that one version of one model did here. `last`: epoch seconds of its last answer, 0 before it."""
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    samples: int = 0
+    spent: Spent = field(default_factory=Spent)
+    """Of the requests that were answered."""
+    failed_ns: int = 0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
+    """Of all requests, by `BOUNDS_S`; not cumulative."""
+    total_s: float = 0.0
+    last: float = 0.0
+
+    def copied(self) -> Totals:
+        """The same numbers, which do not change any more."""
+        return Totals(
+            self.outcomes.copy(), self.samples, self.spent, self.failed_ns, self.buckets.copy(), self.total_s, self.last
+        )
+
+
+class ServingStatistics:
+    """Totals by (model, version). Every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._totals: dict[tuple[str, str], Totals] = {}
+
+    def record(self, model: str, version: str, outcome: Outcome, spent: Spent, *, samples: int, now: float) -> None:
+        """Count one request that ended at `now` (epoch seconds)."""
+        key, nanoseconds = (model, version), spent.total()
+        with self._lock:
+            totals = self._totals.get(key) or self._new(key)
+            totals.outcomes[outcome] += 1
+            seconds = nanoseconds / _NS
+            totals.buckets[bisect_left(BOUNDS_S, seconds)] += 1
+            totals.total_s += seconds
+            if outcome == "answered":
+                totals.samples += samples
+                totals.spent = Spent(*map(int.__add__, totals.spent, spent))
+                totals.last = now
+            else:
+                totals.failed_ns += nanoseconds
+
+    def of(self, model: str, version: str) -> Totals:
+        """One version's totals; all zero when it did nothing yet."""
+        with self._lock:
+            totals = self._totals.get((model, version))
+            return totals.copied() if totals else Totals()
+
+    def all(self) -> dict[tuple[str, str], Totals]:
+        """The totals of everything that did something."""
+        with self._lock:
+            return {key: totals.copied() for key, totals in sorted(self._totals.items())}
+
+    def _new(self, key: tuple[str, str]) -> Totals:
+        while len(self._totals) >= KEPT:
+            del self._totals[next(iter(self._totals))]
+        self._totals[key] = totals = Totals()
+        return totals
