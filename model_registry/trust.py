@@ -221,7 +221,7 @@ def _check_top(repository: Repository, new: Metadata[Targets]) -> None:
         raise MetadataRefused(f"The top-level targets no longer delegate {', '.join(sorted(missing))}.")
     for name, role in roles.items():
         check_model_name(name)
-        if role.paths != [_pattern(name)] or role.path_hash_prefixes is not None or not role.terminating:
+        if role.paths != [_pattern(name)] or not role.terminating:
             raise MetadataRefused(f"The delegation of {name} must cover {_pattern(name)}, only that, and be terminating.")
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from fleet_protocol import limits, topics
 from fleet_protocol.digests import digest_of
 from fleet_protocol.states import Assignment
-from model_registry import director
+from model_registry import coordinator, director
 from model_registry.catalogue import open_catalogue
 from model_registry.rollout import Release
 from tests.support.registry_world import RegistryWorld, TalkingDevice, registry_world, request_pem, runs
@@ -266,10 +266,11 @@ def test_an_operator_may_let_one_device_try_again(world: RegistryWorld) -> None:
 def test_a_report_that_speaks_for_another_device_is_dropped(world: RegistryWorld) -> None:
     world.release()
     devices = join(world, "a", "b")
-    rollout = start(world, "1.0.0")
+    rollouts = [start(world, "1.0.0", cohort=name) for name in ("a", "b")]
+    devices[0].report(runs(devices[0].assigned["digits"]), speaks_for="b")
+    assert [state(world, each) for each in rollouts] == ["running", "running"]
     devices[0].run()
-    devices[0].report(runs(devices[1].assigned["digits"]), speaks_for="b")
-    assert state(world, rollout) == "running"
+    assert [state(world, each) for each in rollouts] == ["succeeded", "running"]
 
 
 def test_reports_of_strangers_and_of_nonsense_are_dropped(world: RegistryWorld) -> None:
@@ -297,6 +298,14 @@ def test_an_older_report_of_the_same_boot_changes_nothing(world: RegistryWorld) 
     device.boot, device.sequence = "1" * 32, 0
     device.run()
     assert state(world, rollout) == "succeeded"
+
+
+def test_a_storm_of_reports_is_taken_in_by_batches_and_none_is_lost(world: RegistryWorld) -> None:
+    (device,) = join(world, "a")
+    for _ in range(3 * coordinator.BATCH):
+        device.report()
+    world.settle(rounds=4)
+    assert world.ask("GET", "/v1/devices/a")["sequence"] == 3 * coordinator.BATCH
 
 
 def test_the_will_of_an_older_session_does_not_end_a_newer_one(world: RegistryWorld) -> None:
