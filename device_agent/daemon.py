@@ -111,7 +111,7 @@ def owned_directory(config: AgentConfig) -> Iterator[Path]:
     with ExitStack() as held:
         try:
             directory = durable.make_directory(config.directory, mode=0o700)
-            held.enter_context(owning(directory, f"agent ({config.device})"))
+            held.enter_context(owning(directory, "agent"))
         except OSError as error:
             raise StateDirectoryUnusable(
                 f"{config.state_dir} cannot be used as state directory: {error.strerror or error}. Name another."

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from edgeward import connection
 from edgeward.broker import Mosquitto
-from edgeward.errors import BrokerUnavailable
+from edgeward.errors import BrokerUnavailable, NoAddressForDevices
 from fleet_io import durable
 from fleet_io.clock import Clock, system_chance
 from fleet_io.errors import ListenFailed
@@ -42,6 +42,9 @@ FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
 BROKER_FIGURES: Final = ("bytes/received", "bytes/sent", "clients/connected")
 
+LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+"""How this machine reaches what listens on all of its addresses."""
+
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
@@ -56,6 +59,11 @@ class CentralSettings:
     hostnames: tuple[str, ...] = ()
     """Further names and addresses by which devices reach this machine; they stand in the server's certificate."""
 
+    @property
+    def for_devices(self) -> str:
+        """The name or address that devices are given."""
+        return self.hostnames[0] if self.hostnames else self.host
+
 
 class Central:
     """A central side that runs from `with` to the end of the block."""
@@ -69,11 +77,25 @@ class Central:
 
     @property
     def url(self) -> str:
-        """Where the API answers."""
-        return f"https://{self.settings.host}:{self.settings.api_port}"
+        """Where the API answers on this machine."""
+        return _url(self._local_host, self.settings.api_port)
+
+    @property
+    def url_for_devices(self) -> str:
+        """Where devices reach the API."""
+        return _url(self.settings.for_devices, self.settings.api_port)
+
+    @property
+    def _local_host(self) -> str:
+        return LOOPBACK.get(self.settings.host, self.settings.host)
 
     def __enter__(self) -> Self:
         """Start every part, the broker first. Raises what the part that cannot start raises, with all others stopped."""
+        if self.settings.for_devices in LOOPBACK:
+            raise NoAddressForDevices(
+                f"{self.settings.host} means every address of this machine, and none that a device could be given. "
+                "Name one by which devices reach it, as --hostname fleet.example.org."
+            )
         with self._held:
             self._held.enter_context(owning(durable.make_directory(self.settings.data_dir, mode=0o700), "`edgeward up`"))
             registry, telemetry = self._prepare()
@@ -114,7 +136,7 @@ class Central:
         registry = Registry(
             RegistrySettings(
                 data=settings.data_dir / "registry",
-                broker_host=settings.hostnames[0] if settings.hostnames else settings.host,
+                broker_host=settings.for_devices,
                 broker_port=settings.mqtt_port,
                 hostnames=(settings.host, *settings.hostnames),
             ),
@@ -137,9 +159,11 @@ class Central:
         return broker
 
     def _connect(self, registry: Registry) -> MqttTransport:
-        host = "127.0.0.1" if self.settings.host == "0.0.0.0" else self.settings.host  # noqa: S104 - compared, not bound
         transport = MqttTransport(
-            Broker(host, self.settings.mqtt_port), registry.central_identity, client_id=CENTRAL_NAME, chance=system_chance()
+            Broker(self._local_host, self.settings.mqtt_port),
+            registry.central_identity,
+            client_id=CENTRAL_NAME,
+            chance=system_chance(),
         )
         for figure in BROKER_FIGURES:
             transport.subscribe(f"$SYS/broker/{figure}", self._keep_figure, qos=0)
@@ -163,7 +187,10 @@ class Central:
         server.start()
         self._held.callback(server.stop)
         profile = connection.OperatorProfile(
-            url=self.url, authority=identity.authority.read_text(encoding="ascii"), token=registry.operator_token
+            url=self.url,
+            authority=identity.authority.read_text(encoding="ascii"),
+            token=registry.operator_token,
+            for_devices=self.url_for_devices,
         )
         connection.write_profile(self.settings.data_dir, profile)
 
@@ -176,3 +203,7 @@ class Central:
     async def _show_broker(self, _request: Request) -> Response:
         figures = {name: self._figures.get(name, 0) for name in BROKER_FIGURES}
         return JSONResponse({name.replace("/", "_"): value for name, value in figures.items()})
+
+
+def _url(host: str, port: int) -> str:
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"

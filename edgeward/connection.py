@@ -32,6 +32,8 @@ class OperatorProfile(msgspec.Struct, frozen=True):
     url: str
     authority: str
     token: str
+    for_devices: str = ""
+    """The URL by which devices reach it, where that is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +81,7 @@ def write_profile(data: Path, profile: OperatorProfile) -> None:
 
 def connect(data: Path) -> Connection:
     """Speak to the central side whose data directory this is. Raises `ServerUnreachable` when there is none."""
-    path = data / OPERATOR_FILE
-    try:
-        profile = msgspec.json.decode(path.read_bytes(), type=OperatorProfile)
-    except FileNotFoundError as error:
-        raise ServerUnreachable(
-            f"{data} is not the data directory of a central side: it has no {OPERATOR_FILE}. "
-            "Start one with `edgeward up`, or name its directory with --data-dir."
-        ) from error
-    except (OSError, msgspec.DecodeError) as error:
-        raise ServerUnreachable(
-            f"{path} cannot be read: {error}. Start `edgeward up` again; it writes the file anew."
-        ) from error
+    profile = read_profile(data)
     context = ssl.create_default_context(cadata=profile.authority)
     client = httpx.Client(
         base_url=profile.url,
@@ -100,6 +91,22 @@ def connect(data: Path) -> Connection:
         trust_env=False,
     )
     return Connection(profile, client)
+
+
+def read_profile(data: Path) -> OperatorProfile:
+    """What `edgeward up` left in its data directory. Raises `ServerUnreachable` when there is nothing of the kind."""
+    path = data / OPERATOR_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=OperatorProfile)
+    except FileNotFoundError as error:
+        raise ServerUnreachable(
+            f"{data} is not the data directory of a central side: it has no {OPERATOR_FILE}. "
+            "Start one with `edgeward up`, or name its directory with --data-dir."
+        ) from error
+    except (OSError, msgspec.DecodeError) as error:
+        raise ServerUnreachable(
+            f"{path} cannot be read: {error}. Start `edgeward up` again; it writes the file anew."
+        ) from error
 
 
 def _read(answer: httpx.Response) -> Any:  # noqa: ANN401

@@ -11,6 +11,10 @@ class BrokerUnavailable(FrontDoorError):
     """Mosquitto is not installed, or does not start."""
 
 
+class NoAddressForDevices(FrontDoorError):
+    """The central side listens everywhere, but no device would know where that is. Give it a name."""
+
+
 class ServerUnreachable(FrontDoorError):
     """The central side does not answer. Start it, or point at another one."""
 

@@ -38,7 +38,7 @@ def load(kind: type[C], *, file: Path | None, prefix: str, environ: Mapping[str,
         for key, value in layer.items():
             _check_key(kind, key, source)
             values[key], sources[key] = value, source
-    return _convert(kind, values, sources)
+    return _convert(kind, values, sources, prefix)
 
 
 def _from_file(file: Path | None) -> dict[str, object]:
@@ -85,7 +85,19 @@ def _check_key(kind: type[object], key: str, source: str) -> None:
     raise ConfigurationError(f"{source} sets {key!r}, which is not a setting.{hint}")
 
 
-def _convert(kind: type[C], values: dict[str, object], sources: dict[str, str]) -> C:
+def _check_complete(kind: type[object], values: Mapping[str, object], prefix: str) -> None:
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # _keys has refused what is no dataclass
+        wanted = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if wanted and field.name not in values:
+            flag, variable = field.name.replace("_", "-"), f"{prefix}_{field.name.upper()}"
+            raise ConfigurationError(
+                f"The configuration is not complete: `{field.name}` is missing. "
+                f"Give --{flag}, {variable} in the environment, or {field.name} in the configuration file."
+            )
+
+
+def _convert(kind: type[C], values: dict[str, object], sources: dict[str, str], prefix: str) -> C:
+    _check_complete(kind, values, prefix)
     try:
         return msgspec.convert(values, type=kind, strict=False, dec_hook=_as_path)
     except msgspec.ValidationError as error:

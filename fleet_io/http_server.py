@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         made.close()
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ListenFailed(
-            f"Cannot listen on {host}:{port}: {reason}. Stop the program that does, or choose another port."
-        ) from error
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        hint = "Stop the program that does, or choose another port" if taken else "Choose an address of this machine"
+        raise ListenFailed(f"Cannot listen on {host}:{port}: {reason}. {hint}.") from error
     return made

@@ -39,11 +39,11 @@ def create(*, device: str | None, uses: int, hours: float, replace: bool, data_d
     body = {"device": device, "uses": uses, "expires_s": hours * 3600, "replace": replace}
     with contextlib.closing(connection.connect(data_dir)) as central:
         made = central.request("POST", "/v1/claims", json=body)
-        server = central.profile.url
+        server = central.profile.for_devices or central.profile.url
     if as_json:
         terminal.print_json(made)
         return
     whose = f"for {device}" if device else f"for {uses} device{'s' if uses > 1 else ''}"
     terminal.err.print(f"A claim {whose}, good for {hours:g} h. On the device:")
     name = device or "NAME"
-    click.echo(f"edgeward agent run --server {server} --device {name} --claim {made['claim']}")
+    click.echo(f"edgeward agent run --server {server} --device {name} --state-dir {name} --claim {made['claim']}")

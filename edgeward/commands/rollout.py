@@ -28,6 +28,11 @@ def read_shares(_context: click.Context, _parameter: click.Parameter, value: str
         raise click.BadParameter(f"{value!r} is not a list of shares such as 0.1,0.5,1") from error
 
 
+def names_of(cohort: str) -> list[str]:
+    """The devices that a cohort names; none for `all`."""
+    return [] if cohort == "all" else [name.strip() for name in cohort.split(",")]
+
+
 @click.group("rollout", short_help="Bring a release to a cohort, and watch it.")
 def command() -> None:
     """Bring a release to a cohort of devices, step by step, and watch it.
@@ -74,6 +79,10 @@ def start(
     else:
         terminal.out.print(f"Rollout {begun['id']} of {model} {version} to {begun['counts']['members']} devices has begun.")
         terminal.out.print(f"  watch    edgeward rollout status {begun['id']} --watch")
+        unknown = sorted(set(names_of(cohort)) - {each["device"] for each in begun["devices"]})
+        if unknown:
+            named = escape(", ".join(unknown))
+            terminal.err.print(f"[yellow]Not enrolled: {named}.[/] Is it spelt right? A device that enrols later gets it then.")
 
 
 @command.command("list")

@@ -11,6 +11,8 @@ import psutil
 import pytest
 
 from edgeward.broker import free_port, listens
+from edgeward.central import Central, CentralSettings
+from fleet_io.clock import SystemClock
 from tests.support.central_side import CentralSide, central_side, edgeward
 from tests.support.waiting import until
 
@@ -91,3 +93,25 @@ def test_without_the_operators_token_nothing_is_told(central: CentralSide) -> No
     with httpx.Client(base_url=central.url, verify=False) as stranger:
         for path in ("/v1/models", "/v1/devices", "/v1/rollouts", "/v1/telemetry/models", "/v1/broker"):
             assert stranger.get(path).status_code == 401, path
+
+
+@pytest.mark.parametrize("everywhere", ["0.0.0.0", "::"])
+def test_listening_everywhere_it_wants_a_name_that_devices_can_be_given(tmp_path: Path, everywhere: str) -> None:
+    refused = edgeward("up", "--data-dir", str(tmp_path / "central"), "--host", everywhere)
+    assert refused.returncode == 1
+    assert "--hostname" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_devices_are_given_the_first_hostname_and_this_machine_asks_itself(tmp_path: Path) -> None:
+    settings = CentralSettings(tmp_path, host="0.0.0.0", hostnames=("fleet.example.org", "10.0.0.1"))
+    central = Central(settings, clock=SystemClock())
+    assert central.url == "https://127.0.0.1:8443"
+    assert central.url_for_devices == "https://fleet.example.org:8443"
+    assert Central(CentralSettings(tmp_path, host="::1"), clock=SystemClock()).url == "https://[::1]:8443"
+
+
+def test_an_address_of_another_machine_is_not_called_taken(tmp_path: Path) -> None:
+    refused = edgeward("up", "--data-dir", str(tmp_path / "central"), "--host", "192.0.2.1")
+    assert refused.returncode == 1
+    assert "Choose an address of this machine" in refused.stderr

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from securesystemslib.signer import Key
 from starlette.applications import Starlette
@@ -78,7 +79,13 @@ def test_a_claim_is_printed_as_the_command_to_run_on_the_device(edgeward: Any) -
     ran = edgeward("claim", "create", "--device", "camera-7")
     assert ran.status == 0
     assert ran.out.startswith("edgeward agent run --server https://127.0.0.1:")
-    assert " --device camera-7 --claim ew1." in ran.out
+    assert " --device camera-7 --state-dir camera-7 --claim ew1." in ran.out
+
+
+def test_a_claim_names_the_server_as_devices_reach_it(world: RegistryWorld, edgeward: Any, tmp_path: Path) -> None:
+    profile = connection.read_profile(tmp_path)
+    connection.write_profile(tmp_path, msgspec.structs.replace(profile, for_devices="https://fleet.example.org:8443"))
+    assert " --server https://fleet.example.org:8443 " in edgeward("claim", "create").out
 
 
 def test_a_claim_as_json_is_good_for_enrolling(world: RegistryWorld, edgeward: Any) -> None:
@@ -206,3 +213,13 @@ def test_steps_that_are_no_numbers_are_wrong_usage(edgeward: Any) -> None:
     ran = edgeward("rollout", "start", "digits", "1.0.0", "--steps", "half,all")
     assert ran.status == 2
     assert "0.1,0.5,1" in ran.err
+
+
+def test_a_rollout_to_a_device_that_nobody_knows_says_so(world: RegistryWorld, edgeward: Any, tmp_path: Path) -> None:
+    edgeward("publish", str(make_bundle(tmp_path / "bundle").directory))
+    join(world, "camera-1")
+    ran = edgeward("rollout", "start", "digits", "1.0.0", "--cohort", "camera-1,camrea-2")
+    assert ran.status == 0, ran.err
+    assert "to 1 devices" in ran.out
+    assert "Not enrolled: camrea-2." in ran.err
+    assert "Not enrolled" not in edgeward("rollout", "start", "digits", "1.0.0").err

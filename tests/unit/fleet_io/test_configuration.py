@@ -105,3 +105,10 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match=r"binary\.toml is not TOML"):
         config.load(Settings, file=tmp_path / "binary.toml", prefix="X", environ={}, flags={})
+
+
+def test_what_is_missing_is_named_with_every_way_to_give_it() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        config.load(Demanding, file=None, prefix="EDGEWARD_TEST", environ={}, flags={"device": None})
+    for way in ("--device", "EDGEWARD_TEST_DEVICE", "configuration file"):
+        assert way in str(refused.value)
