@@ -19,7 +19,16 @@ from converters.choice import Choice
 from converters.errors import DataRejected
 from converters.evaluation import Outputs, Quality
 from converters.metrics import paired_difference, wilson
-from converters.parity import PARITY_FILE, AccuracyReport, Finding, ParityReport, Samples, VariantReport, warnings_about
+from converters.parity import (
+    PARITY_FILE,
+    AccuracyReport,
+    Finding,
+    ParityReport,
+    Samples,
+    SaturationReport,
+    VariantReport,
+    warnings_about,
+)
 from converters.recipe import FLOAT, Recipe
 from converters.settings import Settings
 from converters.trial import Reference, Trial, tolerance
@@ -121,6 +130,7 @@ def parity_report(
             held_out=len(held_out),
             labelled=held_out.labels is not None,
         ),
+        target=settings.target,
         seed=settings.seed,
         source=source,
         data=data,
@@ -146,7 +156,24 @@ def _variant(trial: Trial, float_trial: Trial, choice: Choice, slower: Mapping[s
         accuracy=_accuracy(quality, float_trial.held_out),
         agreement=None if quality is None else quality.agreement,
         sqnr_db=None if quality is None else round(quality.sqnr_db, 2),
+        saturation=_saturation(trial),
         tolerance=None if trial.golden is None else tolerance(trial.golden),
+    )
+
+
+def _saturation(trial: Trial) -> SaturationReport | None:
+    found = trial.saturated
+    if found is None:
+        return None
+    quality = found.quality
+    if quality is None:
+        return SaturationReport(layers=found.layers)
+    return SaturationReport(
+        layers=found.layers,
+        samples=quality.samples,
+        agreement=quality.agreement,
+        accuracy=quality.accuracy,
+        sqnr_db=round(quality.sqnr_db, 2),
     )
 
 

@@ -19,7 +19,8 @@ SLOWER: Final = 1.10
 """From this latency ratio to float a variant counts as slower: smaller differences are the measurement's own noise."""
 
 _RANK: Final = (
-    "int8-static", "tflite-int8", "int8-weights", "tflite-int8-weights", "tflite-int8-dynamic", "float32", "tflite-float32",
+    "int8-static", "tflite-int8", "int8-dynamic", "int8-weights", "tflite-int8-weights", "tflite-int8-dynamic", "float32",
+    "tflite-float32",
 )  # fmt: skip
 
 

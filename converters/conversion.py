@@ -213,7 +213,10 @@ class _Conversion:
         recipes, trials = self._settings.recipes, []
         for at, recipe in enumerate(recipes):
             self._progress(f"making and measuring {recipe.name}", 0.15 + 0.55 * at / len(recipes))
-            trial = attempt(recipe, quantizer, reference, work=self._work, budget=self._settings.budget)
+            trial = attempt(
+                recipe, quantizer, reference,
+                work=self._work, budget=self._settings.budget, target=self._settings.target,
+            )  # fmt: skip
             if recipe == FLOAT and trial.fault:
                 raise SourceRejected(f"{self._source.path} {trial.fault}.")
             trials.append(trial)

@@ -39,6 +39,18 @@ class AccuracyReport(msgspec.Struct, frozen=True, kw_only=True):
     newly_right: int
 
 
+class SaturationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a processor that adds 8-bit products in 16 bits (AVX2 without VNNI) would answer, as emulated."""
+
+    layers: int
+    """Integer layers in which a sum can be cut off; with none of them, nothing else is left to check."""
+    samples: int = 0
+    agreement: float | None = None
+    """Share of those held-out samples with float's class, on such a processor."""
+    accuracy: float | None = None
+    sqnr_db: float | None = None
+
+
 class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
     """One variant that was tried. Where `shipped` is false, `reason` says why."""
 
@@ -57,6 +69,8 @@ class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
     agreement: float | None = None
     """Share of held-out samples with float's class."""
     sqnr_db: float | None = None
+    saturation: SaturationReport | None = None
+    """For static int8."""
     tolerance: Tolerance | None = None
     """What a device's gate allows; from the golden samples."""
 
@@ -83,6 +97,8 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     budget: float
     """Largest share of accuracy (labels) or agreement (no labels) that a variant may lose."""
     samples: Samples
+    target: str = "any"
+    """The processors that the bundle is for."""
     seed: int
     source: Digest
     data: Digest

@@ -77,7 +77,10 @@ def _interval(at: int, variant: VariantReport, accuracy: AccuracyReport, low: fl
 
 
 def _table(report: ParityReport, timing: Timing | None) -> str:
-    heads = ("Variant", "Ships", "Accuracy", "Against float", "Changed answers", "Agreement", "SQNR", "Size", "Latency")
+    heads = (
+        "Variant", "Ships", "Accuracy", "Against float", "Changed answers", "Agreement", "SQNR", "On AVX2 without VNNI",
+        "Size", "Latency",
+    )  # fmt: skip
     rows = "".join(_row(variant, timing) for variant in report.variants)
     head = "".join(f"<th>{head}</th>" for head in heads)
     return f'<h2>Every variant that was tried</h2><div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
@@ -94,6 +97,7 @@ def _row(variant: VariantReport, timing: Timing | None) -> str:
         "–" if accuracy is None else f"{accuracy.newly_wrong} wrong, {accuracy.newly_right} right",
         "–" if variant.agreement is None else f"{variant.agreement:.4f}",
         "–" if variant.sqnr_db is None else f"{variant.sqnr_db:.1f} dB",
+        _saturation(variant),
         _size(variant),
         _latency(variant, timing),
     ]
@@ -103,6 +107,20 @@ def _row(variant: VariantReport, timing: Timing | None) -> str:
 def _change(accuracy: AccuracyReport) -> str:
     interval = f"{accuracy.change_low * 100:+.2f} to {accuracy.change_high * 100:+.2f}"
     return f"{accuracy.change * 100:+.2f} points<br><small>{interval}</small>"
+
+
+def _saturation(variant: VariantReport) -> str:
+    """What the emulated check says."""
+    found = variant.saturation
+    if found is None:
+        return "–"
+    if not found.layers:
+        return "the same"
+    if found.accuracy is not None:
+        return f"{found.accuracy:.4f}<br><small>emulated, {found.samples} samples</small>"
+    if found.agreement is not None:
+        return f"{found.agreement:.2%} agree<br><small>emulated, {found.samples} samples</small>"
+    return f"{found.sqnr_db:.1f} dB<br><small>emulated, {found.samples} samples</small>"
 
 
 def _size(variant: VariantReport) -> str:

@@ -12,14 +12,26 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from converters.errors import RecipeFailed
+from converters.graph_view import GraphView
 from converters.lossless import simplify, strip_names
-from converters.recipe import FloatRecipe, Recipe, StaticRecipe, TfliteRecipe, WeightsRecipe
+from converters.ranges import measured_ranges
+from converters.recipe import PRODUCTS, DynamicRecipe, FloatRecipe, Recipe, StaticRecipe, TfliteRecipe, WeightsRecipe
+from converters.sensitivity import NodeNoise, node_noise
+from converters.smooth import smooth
 from converters.sources import Source
 from converters.tflite.variants import TfliteMaker
 from converters.weights import quantize_weights
@@ -53,11 +65,17 @@ class Quantizer:
             raise RecipeFailed(f"cannot be made from this model: {_first_line(error)}") from error
         return model.SerializeToString(deterministic=True)
 
-    def _made(self, recipe: FloatRecipe | StaticRecipe | WeightsRecipe) -> onnx.ModelProto:
+    def noise(self, recipe: StaticRecipe) -> list[NodeNoise]:
+        """What each node of the simplified model adds to the noise under a recipe, worst first. Raises `RecipeFailed`."""
+        return node_noise(self._for(recipe), self._static(recipe), self._batches())
+
+    def _made(self, recipe: FloatRecipe | StaticRecipe | DynamicRecipe | WeightsRecipe) -> onnx.ModelProto:
         if isinstance(recipe, FloatRecipe):
             model = onnx.ModelProto()
             model.CopyFrom(self._source.model)
             return model
+        if isinstance(recipe, DynamicRecipe):
+            return self._dynamic()
         return self._static(recipe) if isinstance(recipe, StaticRecipe) else self._weights(recipe)
 
     def _for_litert(self) -> TfliteMaker:
@@ -68,8 +86,7 @@ class Quantizer:
     def _static(self, recipe: StaticRecipe) -> onnx.ModelProto:
         with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
             prepared, target = Path(work) / "prepared.onnx", Path(work) / "static.onnx"
-            model = onnx.ModelProto()
-            model.CopyFrom(self._prepare())
+            model = self._for(recipe)
             add_pre_process_metadata(model)
             prepared.write_bytes(model.SerializeToString(deterministic=True))
             quantize_static(
@@ -84,26 +101,72 @@ class Quantizer:
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,
                 calibration_providers=["CPUExecutionProvider"],
-                extra_options={"CalibMaxIntermediateOutputs": 8},
+                nodes_to_exclude=list(recipe.excluded),
+                extra_options=self._options(recipe),
             )
             made = onnx.load_model(str(target))
         if not any(node.op_type == "QuantizeLinear" for node in made.graph.node):
             raise RecipeFailed("changes nothing: none of the model's operators has an integer form")
         return _slim(made)
 
+    def _options(self, recipe: StaticRecipe) -> dict[str, Any]:
+        options: dict[str, Any] = {"CalibMaxIntermediateOutputs": 8, "ActivationSymmetric": recipe.symmetric}
+        if recipe.clipping != "minmax":
+            ranges = self._clipped(recipe)
+            options["TensorQuantOverrides"] = {name: [{"rmin": low, "rmax": high}] for name, (low, high) in ranges.items()}
+        if recipe.smooth is not None:
+            options["OpTypesToExcludeOutputQuantization"] = list(PRODUCTS)
+        return options
+
+    def _clipped(self, recipe: StaticRecipe) -> dict[str, tuple[np.float32, np.float32]]:
+        model = self._for(recipe)
+        view = GraphView(model)
+        values = {
+            name for node in view.nodes if node.op_type in recipe.operators for name in (*node.input, *node.output) if name
+        }
+        computed = sorted(name for name in values if view.maker(name) is not None)
+        found = measured_ranges(model, computed, self._batches, recipe.clipping)
+        return {name: (np.float32(low), np.float32(high)) for name, (low, high) in found.items()}
+
+    def _for(self, recipe: StaticRecipe) -> onnx.ModelProto:
+        """The simplified model as this recipe wants it: smoothed where it asks for that. A copy."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.prepared())
+        if recipe.smooth is not None and not smooth(model, list(self._batches()), recipe.smooth):
+            raise RecipeFailed("changes nothing: the model has no products with constant weights to smooth")
+        return model
+
+    def _dynamic(self) -> onnx.ModelProto:
+        with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
+            prepared, target = Path(work) / "prepared.onnx", Path(work) / "dynamic.onnx"
+            model = onnx.ModelProto()
+            model.CopyFrom(self.prepared())
+            add_pre_process_metadata(model)
+            prepared.write_bytes(model.SerializeToString(deterministic=True))
+            quantize_dynamic(
+                prepared, target, op_types_to_quantize=list(PRODUCTS),
+                per_channel=True, reduce_range=True, weight_type=QuantType.QInt8,
+            )  # fmt: skip
+            made = onnx.load_model(str(target))
+        if not any(node.op_type == "DynamicQuantizeLinear" for node in made.graph.node):
+            raise RecipeFailed("changes nothing: the model has no products with constant weights")
+        return _slim(made)
+
     def _weights(self, recipe: WeightsRecipe) -> onnx.ModelProto:
         model = onnx.ModelProto()
-        model.CopyFrom(self._prepare())
+        model.CopyFrom(self.prepared())
         if _opset(model) < _AXIS_OPSET:
             model = onnx.version_converter.convert_version(model, _AXIS_OPSET)
         if not quantize_weights(model, smallest=recipe.smallest):
             raise RecipeFailed(f"changes nothing: no layer of the model has {recipe.smallest} float32 weights or more")
         return _slim(model)
 
-    def _prepare(self) -> onnx.ModelProto:
-        """The model after onnxruntime's exact graph simplifications, with every tensor's shape known where it can be."""
+    def prepared(self) -> onnx.ModelProto:
+        """The model after onnxruntime's exact graph simplifications, shapes known where they can be, every node named."""
         if self._prepared is None:
             self._prepared = onnx.shape_inference.infer_shapes(_slim(simplify(self._source.model)))
+            for node in self._prepared.graph.node:
+                node.name = node.name or next(name for name in node.output if name)
         return self._prepared
 
 

@@ -14,6 +14,7 @@ from fleet_protocol.manifest import Format
 Preference = Literal[
     "auto",
     "int8-static",
+    "int8-dynamic",
     "int8-weights",
     "float32",
     "tflite-int8",
@@ -22,6 +23,11 @@ Preference = Literal[
     "tflite-float32",
 ]
 """Which variant a device should take first; `auto` lets the measurement decide."""
+
+Clipping = Literal["minmax", "percentile", "mse"]
+"""The whole range that was seen; 99.99 % of the values; or the range with the least squared error."""
+
+PRODUCTS: Final = ("MatMul", "Gemm")
 
 QUANTIZED_OPERATORS: Final = (
     "Add", "AveragePool", "Clip", "Concat", "Conv", "ConvTranspose", "Flatten", "Gemm", "GlobalAveragePool", "LeakyRelu",
@@ -62,6 +68,46 @@ class StaticRecipe:
     per_channel: bool = True
     reduce_range: bool = True
     operators: tuple[str, ...] = QUANTIZED_OPERATORS
+    clipping: Clipping = "minmax"
+    """How an activation's range follows from what the calibration samples showed of it."""
+    symmetric: bool = False
+    """Ranges of activations around zero."""
+    excluded: tuple[str, ...] = ()
+    """Nodes that stay float, by their names in the simplified model."""
+    smooth: float | None = None
+    """SmoothQuant's α in (0, 1): how much of the activations' spread the weights of products take over. None: nothing."""
+
+    @property
+    def session_options(self) -> dict[str, str]:
+        """Engine options that the variant needs."""
+        return {}
+
+    def choices(self) -> dict[str, str]:
+        """The recipe as text, for the manifest."""
+        told = {
+            "kind": "static",
+            "format": "QDQ",
+            "activations": "uint8",
+            "weights": "int8",
+            "calibration": {"minmax": "MinMax", "percentile": "percentile 99.99", "mse": "least squared error"}[self.clipping],
+            "per_channel": str(self.per_channel).lower(),
+            "reduce_range": str(self.reduce_range).lower(),
+        }
+        told |= {"symmetric": "true"} if self.symmetric else {}
+        told |= {"smooth": f"{self.smooth:g}"} if self.smooth is not None else {}
+        return told | ({"float_nodes": str(len(self.excluded))} if self.excluded else {})
+
+
+@dataclass(frozen=True)
+class DynamicRecipe:
+    """Products of matrices in integers, each activation's range measured as it comes: needs no calibration.
+
+    Pays for transformers and their like; convolutions become many times slower (measured), so they stay float.
+    """
+
+    name: str = "int8-dynamic"
+    precision: str = "int8-dynamic"
+    format: Format = "onnx"
 
     @property
     def session_options(self) -> dict[str, str]:
@@ -71,13 +117,11 @@ class StaticRecipe:
     def choices(self) -> dict[str, str]:
         """The recipe as text, for the manifest."""
         return {
-            "kind": "static",
-            "format": "QDQ",
-            "activations": "uint8",
+            "kind": "dynamic",
             "weights": "int8",
-            "calibration": "MinMax",
-            "per_channel": str(self.per_channel).lower(),
-            "reduce_range": str(self.reduce_range).lower(),
+            "per_channel": "true",
+            "reduce_range": "true",
+            "operators": "MatMul, Gemm",
         }
 
 
@@ -140,9 +184,10 @@ class TfliteRecipe:
         }[self.kind]
 
 
-Recipe = FloatRecipe | StaticRecipe | WeightsRecipe | TfliteRecipe
+Recipe = FloatRecipe | StaticRecipe | DynamicRecipe | WeightsRecipe | TfliteRecipe
 
 FLOAT: Final = FloatRecipe()
+DYNAMIC: Final = DynamicRecipe()
 STANDARD: Final[tuple[Recipe, ...]] = (FLOAT, StaticRecipe(), WeightsRecipe())
 TFLITE: Final[tuple[Recipe, ...]] = (
     TfliteRecipe("tflite-float32", "float32", "float"),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from converters.errors import SettingsRejected
 from converters.recipe import STANDARD, Preference, Recipe
+from converters.targets import SATURATES, Target
 from fleet_io.bundle_directory import open_bundle
 from fleet_io.errors import BundleDamaged, BundleExists
 from fleet_protocol import limits
 from fleet_protocol.errors import InvalidName
 from fleet_protocol.names import check_name, check_version
+
+_MINUTES: Final = 24 * 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,10 @@ class Settings:
     seed: int = 0
     classes: tuple[str, ...] = ()
     prefer: Preference = "auto"
+    target: Target = "any"
+    """The processors that the bundle is for."""
+    minutes: float | None = None
+    """How long to search for a better static recipe; None: only where the plain one misses the budget, and shortly."""
     recipes: tuple[Recipe, ...] = STANDARD
 
 
@@ -44,6 +52,10 @@ def check_settings(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 <= value <= 1:
             raise SettingsRejected(f"{name} = {value} is not a share: give a number from 0 to 1, such as 0.005.")
+    if settings.target not in SATURATES:
+        raise SettingsRejected(f"{settings.target!r} is no target: choose one of {', '.join(SATURATES)}.")
+    if settings.minutes is not None and not 0 < settings.minutes <= _MINUTES:
+        raise SettingsRejected(f"minutes = {settings.minutes} is no time to search: give a number above 0, at most {_MINUTES}.")
     if settings.seed < 0:
         raise SettingsRejected(f"seed = {settings.seed} is negative: give 0 or more.")
     if len(settings.classes) > limits.CLASSES or len(set(settings.classes)) != len(settings.classes):

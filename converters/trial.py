@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+import numpy as np
+import onnx
 
 import runtime
 from converters.calibration import Parts
 from converters.errors import RecipeFailed
 from converters.evaluation import Outputs, Quality, judge, load_variant, run
 from converters.quantize import Quantizer
-from converters.recipe import FLOAT, Recipe
+from converters.recipe import FLOAT, Recipe, StaticRecipe
+from converters.saturation import emulate, layers_at_risk
+from converters.targets import Target, describe, must_check
 from fleet_protocol.manifest import Tolerance
 
 VALUES_SQNR_DB: Final = 20.0
@@ -21,6 +26,8 @@ _MARGIN_DB: Final = 6.0
 """A device's processor may round otherwise: its gate allows twice the noise amplitude measured here."""
 _STRICTEST_DB: Final = 50.0
 """No tolerance is tighter: float arithmetic itself differs between processors."""
+_EMULATED: Final = 512
+"""Held-out samples on which a saturating processor is emulated."""
 _MARGIN_SAMPLES: Final = 2
 """So many golden samples more may change their class on a device."""
 
@@ -52,9 +59,23 @@ class Trial:
     held_out: Quality | None = None
     outputs: Outputs | None = None
     """Its outputs for the held-out samples."""
+    saturated: Saturated | None = None
+    """What a 16-bit-saturating processor would make of it; None for float arithmetic and other engines."""
 
 
-def attempt(recipe: Recipe, quantizer: Quantizer, reference: Reference, *, work: Path, budget: float) -> Trial:
+@dataclass(frozen=True)
+class Saturated:
+    """The emulated check: how many integer layers can be cut off at 16 bits, and the quality there, where any can."""
+
+    layers: int
+    quality: Quality | None = None
+    fault: str = ""
+    """Why it may not ship to such processors."""
+
+
+def attempt(
+    recipe: Recipe, quantizer: Quantizer, reference: Reference, *, work: Path, budget: float, target: Target = "any"
+) -> Trial:
     """Make and measure one variant. A recipe that does not fit the model is a fault of the trial, not an error."""
     path = work / f"{recipe.name}.{recipe.format}"
     try:
@@ -63,7 +84,8 @@ def attempt(recipe: Recipe, quantizer: Quantizer, reference: Reference, *, work:
     except RecipeFailed as error:
         return Trial(recipe, fault=str(error))
     try:
-        return _measure(Trial(recipe, fault="", path=path, model=model), model, reference, budget)
+        trial = _measure(Trial(recipe, fault="", path=path, model=model), model, reference, budget)
+        return _checked(trial, reference, budget, target) if isinstance(recipe, StaticRecipe) else trial
     except RecipeFailed as error:
         model.close()
         return Trial(recipe, fault=str(error), path=path)
@@ -76,6 +98,41 @@ def _measure(trial: Trial, model: runtime.Model, reference: Reference, budget: f
     golden = judge(reference.golden, run(model, parts.golden, batch=1), parts.golden.labels, reference.classes)
     fault = "" if trial.recipe == FLOAT else over_budget(held_out, reference, budget)
     return Trial(trial.recipe, fault, trial.path, model, golden, held_out, outputs)
+
+
+def _checked(trial: Trial, reference: Reference, budget: float, target: Target) -> Trial:
+    """The trial with what saturating processors would make of the variant; a fault where the target has such ones."""
+    assert trial.path is not None
+    found = saturate(onnx.load_model(str(trial.path)), reference, budget)
+    fault = trial.fault
+    if not fault and found.fault and must_check(trial.recipe, target):
+        fault = f"{found.fault} on {describe(target)}, as emulated"
+    return replace(trial, saturated=found, fault=fault)
+
+
+def saturate(model: onnx.ModelProto, reference: Reference, budget: float) -> Saturated:
+    """Emulate a variant on a processor that cuts off at 16 bits, over at most `_EMULATED` held-out samples."""
+    layers = layers_at_risk(model)
+    if not layers:
+        return Saturated(layers=0)
+    some = _first(reference, _EMULATED)
+    names = [value.name for value in model.graph.output]
+    pieces = list(emulate(model, some.parts.held_out.batches(reference.batch)))
+    outputs = {name: np.concatenate([piece[at] for piece in pieces]) for at, name in enumerate(names)}
+    quality = judge(some.held_out, outputs, some.parts.held_out.labels, reference.classes)
+    return Saturated(layers=len(layers), quality=quality, fault=over_budget(quality, some, budget))
+
+
+def _first(reference: Reference, count: int) -> Reference:
+    """The reference on so many held-out samples only."""
+    held_out = reference.parts.held_out
+    if len(held_out) <= count:
+        return reference
+    return replace(
+        reference,
+        parts=replace(reference.parts, held_out=held_out.take(np.arange(count))),
+        held_out={name: values[:count] for name, values in reference.held_out.items()},
+    )
 
 
 def over_budget(quality: Quality, reference: Reference, budget: float) -> str:
