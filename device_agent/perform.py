@@ -138,8 +138,11 @@ class Performer:
             if self._parts.slots.read(state.model, slot) != content:  # type: ignore[arg-type]  # the three slots
                 self._parts.slots.write(state.model, slot, content)  # type: ignore[arg-type]  # the three slots
 
-    def delete_unused(self, states: Iterable[ModelState]) -> int:
-        """Remove files that neither a slot nor a state names; return the bytes that this freed."""
+    def delete_unused(self, states: Collection[ModelState]) -> int:
+        """Empty staged slots that no candidate fills, and remove files that nothing names; return the bytes that this freed."""
+        for state in states:
+            if state.candidate is None and self._parts.slots.read(state.model, "staged") is not None:
+                self._parts.slots.write(state.model, "staged", None)
         return self._parts.store.keep_only(frozenset(self._named(states)))
 
     def _dispatch(self, model: str, work: Work, progress: Progress, cancellation: Cancellation) -> Result:

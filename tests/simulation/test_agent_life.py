@@ -162,6 +162,8 @@ class TestBadReleases:
         refused = fleet.reported("kitchen").models[0].refused
         assert [(each.version, each.phase) for each in refused] == [("1.1.0", "gating")]
         assert "float-0" in refused[0].reason
+        assert device.slots.read("digits", "staged") is None
+        assert not (device.directory / "blobs" / hex_of(broken.manifest.variants[0].file.digest)).exists()
 
     def test_it_is_not_tried_again_until_the_operator_says_so(self, fleet: SimulatedFleet, device: SimulatedDevice) -> None:
         broken = publish(fleet, "1.1.0", damages=(1.0,))
