@@ -111,18 +111,18 @@ def cli() -> None:
     """
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 1 could not be done, 2 wrong usage, 130 interrupted."""
+def main(arguments: Sequence[str] | None = None, *, group: click.Group = cli) -> None:
+    """Run one command of `group` and exit: 0 done, 1 could not be done, 2 wrong usage, 130 interrupted."""
     try:
-        cli.main(args=None if arguments is None else list(arguments), prog_name="edgeward", standalone_mode=False)
+        # Outside its standalone mode, click returns the code of `ctx.exit(code)`.
+        code = group.main(args=None if arguments is None else list(arguments), prog_name="edgeward", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(130)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:

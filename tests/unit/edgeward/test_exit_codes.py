@@ -1,0 +1,55 @@
+"""How `edgeward` ends: the exit statuses that scripts rely on."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from edgeward import cli
+from edgeward.errors import ServerRefused
+
+
+def ending(command: click.Command) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["status"], group=click.Group(commands=[command]))
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def test_a_command_that_did_what_it_says_ends_with_0() -> None:
+    assert ending(click.Command("status", callback=lambda: None)) == 0
+
+
+def test_a_command_that_asks_for_a_status_gets_it() -> None:
+    def callback() -> None:
+        click.get_current_context().exit(3)
+
+    assert ending(click.Command("status", callback=callback)) == 3
+
+
+def test_a_known_error_is_one_line_and_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def callback() -> None:
+        raise ServerRefused("There is no such device.", hint="See `edgeward devices`.")
+
+    assert ending(click.Command("status", callback=callback)) == 1
+    assert capsys.readouterr().err == "Error: There is no such device. See `edgeward devices`.\n"
+
+
+def test_an_unknown_error_is_ours_and_shows_where() -> None:
+    def callback() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        ending(click.Command("status", callback=callback))
+
+
+def test_interrupted_ends_with_130() -> None:
+    def callback() -> None:
+        raise KeyboardInterrupt
+
+    assert ending(click.Command("status", callback=callback)) == 130
+
+
+def test_wrong_usage_ends_with_2() -> None:
+    assert ending(click.Command("status", params=[click.Argument(["name"])])) == 2
