@@ -147,8 +147,7 @@ def next_variant(case: Case) -> Move:
 
 def refuse_at_gate(case: Case) -> Move:
     """No variant did what was promised: remember the refusal; what runs goes on."""
-    reason = "; ".join((*case.state.reasons, _gate_reason(case)))
-    return _refuse(case, reason, "gate_refused")
+    return _refuse(case, _together((*case.state.reasons, _gate_reason(case))), "gate_refused")
 
 
 def refuse(case: Case) -> Move:
@@ -347,6 +346,14 @@ def _counted(case: Case) -> ModelState:
 
 def _reason(case: Case) -> str:
     return str(getattr(case.event, "reason", "it failed"))
+
+
+def _together(reasons: tuple[str, ...]) -> str:
+    """`variant: reason` of every variant, with those that failed for the same reason named together."""
+    variants: dict[str, list[str]] = {}
+    for variant, _, reason in (each.partition(": ") for each in reasons):
+        variants.setdefault(reason, []).append(variant)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in variants.items())
 
 
 def _gate_reason(case: Case) -> str:

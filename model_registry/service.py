@@ -47,7 +47,7 @@ class RegistrySettings:
     broker_host: str = "127.0.0.1"
     broker_port: int = 8883
     hostnames: tuple[str, ...] = ()
-    device_certificate_days: int = 90
+    device_certificate_days: int = 365
     database: str = ""
     worker: str = ""
     worker_limits: WorkerLimits = field(default_factory=WorkerLimits)

@@ -193,6 +193,13 @@ def test_the_gate_refuses_the_last_variant_and_the_release_with_all_reasons() ->
     assert any(isinstance(effect, EmitEvent) and effect.kind == "gate_refused" for effect in effects)
 
 
+def test_variants_that_failed_for_the_same_reason_are_named_together() -> None:
+    state, _ = happen(in_phase("gating"), GateRefused(5, "Accuracy 0.031: too low", another=True))
+    for event in (Fetched(6, running(2, "float32")), Verified(7), Staged(8), GateRefused(9, "Accuracy 0.031: too low")):
+        state, _ = happen(state, event)
+    assert state.refused[0].reason == "int8, float32: Accuracy 0.031: too low"
+
+
 def test_a_refused_digest_is_tried_again_only_at_a_higher_attempt() -> None:
     state, _ = happen(in_phase("gating"), GateRefused(5, "wrong"))
     state, effects = happen(state, Assigned(assignment(2)))
