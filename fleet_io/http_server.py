@@ -1,7 +1,11 @@
-"""An ASGI application served by uvicorn in a thread of its own: listens before `start` returns, ends when `stop` does."""
+"""An ASGI application served by uvicorn in a thread of its own: listens before `start` returns, ends when `stop` does.
+
+A host `unix:PATH` is a Unix socket: it has no port, and its file's permissions say who may connect.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import threading
@@ -18,6 +22,9 @@ STOP_S: Final = 5
 KEEP_ALIVE_S: Final = 60
 """A client that asks once a minute keeps its connection."""
 BACKLOG: Final = 512
+UNIX: Final = "unix:"
+SOCKET_MODE: Final = 0o660
+"""A Unix socket's owner and group may connect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +63,19 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        """Where it listens, such as `http://127.0.0.1:8080`; with port 0 known once it is started."""
+        """Where it listens, `http://127.0.0.1:8080` or `unix:/run/app.sock`; with port 0 known once it is started."""
+        if self._host.startswith(UNIX):
+            return self._host
         name = f"[{self._host}]" if ":" in self._host else self._host
         return f"{self._scheme}://{name}:{self._port}"
 
     def start(self) -> None:
         """Listen, and return when requests are answered. Raises `ListenFailed` when the address is taken or not ours."""
-        listener = listening_socket(self._host, self._port)
-        self._port = int(listener.getsockname()[1])
+        if self._host.startswith(UNIX):
+            listener = listening_unix_socket(Path(self._host.removeprefix(UNIX)))
+        else:
+            listener = listening_socket(self._host, self._port)
+            self._port = int(listener.getsockname()[1])
         self._thread = threading.Thread(target=self._serve, args=(listener,), name=f"http-{self._port}", daemon=True)
         self._thread.start()
         self._server.settled.wait()
@@ -82,6 +94,8 @@ class HttpServer:
             self._server.run(sockets=[listener])
         finally:
             listener.close()
+            if self._host.startswith(UNIX):
+                Path(self._host.removeprefix(UNIX)).unlink(missing_ok=True)
             self._server.settled.set()
 
 
@@ -114,3 +128,31 @@ def listening_socket(host: str, port: int) -> socket.socket:
         hint = "Stop the program that does, or choose another port" if taken else "Choose an address of this machine"
         raise ListenFailed(f"Cannot listen on {host}:{port}: {reason}. {hint}.") from error
     return made
+
+
+def listening_unix_socket(path: Path) -> socket.socket:
+    """A Unix socket that listens; a file that a killed server left there is replaced. Raises `ListenFailed`."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _nobody_listens(path):
+            path.unlink(missing_ok=True)
+        made.bind(str(path))
+        path.chmod(SOCKET_MODE)  # before it listens, so that nobody else connects meanwhile
+        made.listen(BACKLOG)
+    except OSError as error:
+        made.close()
+        reason = error.strerror or str(error)
+        raise ListenFailed(
+            f"Cannot listen on {UNIX}{path}: {reason}. Stop the program that does, or choose another path."
+        ) from error
+    return made
+
+
+def _nobody_listens(path: Path) -> bool:
+    """Whether a socket is there that refuses connections: its server was killed."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as asking:
+        try:
+            asking.connect(str(path))
+        except OSError as error:
+            return error.errno == errno.ECONNREFUSED and path.is_socket()
+    return False

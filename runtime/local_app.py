@@ -1,24 +1,30 @@
 """The local server's ASGI application: which protocol a request speaks, who may ask, and what every response carries.
 
-`/v2` is the Open Inference Protocol. Without a token everybody who can connect may ask; with one, everything but the health
-checks wants it as `Authorization: Bearer …`. A W3C `traceparent` is repeated on the response and named in the log.
+`/v2` is the Open Inference Protocol, `/v1` TensorFlow Serving's API, `/metrics` for Prometheus. Without a token everybody who
+can connect may ask; with one, everything but the health checks wants it as `Authorization: Bearer …`. A W3C `traceparent`
+is repeated on the response and named in the log.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import logging
 import re
+from collections import Counter
 from concurrent.futures import Executor
 from typing import Final
 
 from fleet_io.clock import Clock, SystemClock
+from runtime import prometheus_text
 from runtime.answering import Answering
+from runtime.errors import NotServing
 from runtime.exchange import BODY_BYTES, Bodies, Exchange, Gone, Receive, Refused, RefusedUnread, Response, Scope, Send
 from runtime.host import ModelHost
 from runtime.oip_app import OpenInference
 from runtime.repository import Repository
 from runtime.serving_statistics import ServingStatistics
+from runtime.tfs_app import TensorFlowServing
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +47,12 @@ class Application:
         token: str | None = None,
         clock: Clock | None = None,
     ) -> None:
-        answering = Answering(host, threads, Bodies(body_bytes), ServingStatistics(), clock or SystemClock())
+        self._bodies, self._statistics = Bodies(body_bytes), ServingStatistics()
+        answering = Answering(host, threads, self._bodies, self._statistics, clock or SystemClock())
+        self._host = host
         self._open_inference = OpenInference(answering, repository)
+        self._tensorflow_serving = TensorFlowServing(answering)
+        self._refusals = Counter[int]()
         self._token = None if token is None else b"Bearer " + token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,6 +69,8 @@ class Application:
         except Exception:  # whatever it was, the next request must work
             log.exception("a request to %s failed (traceparent %s)", exchange.path, _trace(exchange))
             response = Refused(500, "The server failed on this request; its log says how.").response
+        if response.status != 200:
+            self._refusals[response.status] += 1
         headers = [
             (b"content-type", response.content_type),
             (b"content-length", str(len(response.body)).encode()),
@@ -76,7 +88,19 @@ class Application:
         match exchange.parts[0]:
             case "v2":
                 return await self._open_inference.respond(exchange)
-        raise exchange.nothing_here("The Open Inference Protocol begins at /v2.")
+            case "v1":
+                return await self._tensorflow_serving.respond(exchange)
+            case "metrics" if len(exchange.parts) == 1:
+                exchange.only("GET")
+                return Response(200, self._metrics(), prometheus_text.CONTENT_TYPE)
+        raise exchange.nothing_here("The Open Inference Protocol begins at /v2, TensorFlow Serving's API at /v1.")
+
+    def _metrics(self) -> bytes:
+        active = []
+        for identity in self._host.identities():
+            with contextlib.suppress(NotServing):  # it may have ended just now
+                active.append(self._host.describe(identity.model))
+        return prometheus_text.exposition(self._statistics.all(), active, self._refusals, self._bodies.held)
 
     def _check_token(self, exchange: Exchange, wanted: bytes) -> None:
         if not hmac.compare_digest(exchange.headers.get(b"authorization", b""), wanted):

@@ -154,7 +154,10 @@ def test_an_output_that_the_model_does_not_have_gets_a_400(client: httpx.Client)
     ("method", "path", "status"),
     [
         ("GET", "/", 404),
-        ("GET", "/v1/models/digits", 404),
+        ("GET", "/v3/models/digits", 404),
+        ("GET", "/metrics/more", 404),
+        ("GET", "/v2/repository", 404),
+        ("POST", "/v2/models/stats", 405),
         ("GET", "/v2/", 404),
         ("GET", "/v2/models", 404),
         ("GET", "/v2/models/", 404),

@@ -1,0 +1,72 @@
+"""What the local server did, in Prometheus' text format 0.0.4. Pure.
+
+Labels are models and versions that are or were active here, never what a client wrote: a stranger cannot add a series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import Final
+
+from runtime.host import Served
+from runtime.serving_statistics import BOUNDS_S, Totals
+
+CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+_NS: Final = 1_000_000_000
+
+Numbers = Mapping[tuple[str, str], Totals]
+
+
+def exposition(totals: Numbers, active: Iterable[Served], refusals: Mapping[int, int], held_bytes: int) -> bytes:
+    """The whole page. `refusals` counts responses by status, `held_bytes` the bodies under way."""
+    return "".join(f"{line}\n" for line in _lines(totals, active, refusals, held_bytes)).encode()
+
+
+def _lines(totals: Numbers, active: Iterable[Served], refusals: Mapping[int, int], held_bytes: int) -> Iterator[str]:
+    yield from _head("edgeward_model_info", "gauge", "What is active here, and on which engine.")
+    for served in active:
+        identity = served.identity
+        labels = _labels(model=identity.model, version=identity.version, variant=identity.variant, engine=served.engine)
+        yield f"edgeward_model_info{labels} 1"
+    yield from _head("edgeward_requests_total", "counter", "Requests for a model's answer, by how they ended.")
+    for (model, version), each in totals.items():
+        for outcome, count in sorted(each.outcomes.items()):
+            yield f"edgeward_requests_total{_labels(model=model, version=version, outcome=outcome)} {count}"
+    yield from _head("edgeward_samples_total", "counter", "Samples in the requests that were answered.")
+    for (model, version), each in totals.items():
+        yield f"edgeward_samples_total{_labels(model=model, version=version)} {each.samples}"
+    yield from _head("edgeward_inference_seconds_total", "counter", "Time that answers took in the model itself.")
+    for (model, version), each in totals.items():
+        yield f"edgeward_inference_seconds_total{_labels(model=model, version=version)} {each.spent.infer / _NS!r}"
+    yield from _histograms(totals)
+    yield from _head("edgeward_refusals_total", "counter", "Responses other than 200, by their status.")
+    for status, count in sorted(refusals.items()):
+        yield f"edgeward_refusals_total{_labels(status=str(status))} {count}"
+    yield from _head("edgeward_held_body_bytes", "gauge", "Bytes of request bodies under way.")
+    yield f"edgeward_held_body_bytes {held_bytes}"
+
+
+def _histograms(totals: Numbers) -> Iterator[str]:
+    name = "edgeward_request_seconds"
+    yield from _head(name, "histogram", "From a request's last byte to its answer: waiting, reading, inference, writing.")
+    for (model, version), each in totals.items():
+        *cumulative, count = accumulate(each.buckets)
+        for bound, below in zip(BOUNDS_S, cumulative, strict=True):
+            yield f"{name}_bucket{_labels(model=model, version=version, le=repr(bound))} {below}"
+        yield f"{name}_bucket{_labels(model=model, version=version, le='+Inf')} {count}"
+        yield f"{name}_sum{_labels(model=model, version=version)} {each.total_s!r}"
+        yield f"{name}_count{_labels(model=model, version=version)} {count}"
+
+
+def _head(name: str, kind: str, text: str) -> Iterator[str]:
+    yield f"# HELP {name} {text}"
+    yield f"# TYPE {name} {kind}"
+
+
+def _labels(**labels: str) -> str:
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
