@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
 KEEPALIVE_S = 20
+"""A broker that says nothing for twice this long, though asked, is taken for gone."""
 CONNECT_TIMEOUT_S = 10.0
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 60.0
@@ -76,8 +77,18 @@ def backoff(attempt: int, chance: float, *, refused: bool) -> float:
 class MqttTransport:
     """One client of one broker, kept connected by a thread from `start` to `stop`."""
 
-    def __init__(self, broker: Broker, identity: Identity, *, client_id: str, chance: Chance, will: Will | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        identity: Identity,
+        *,
+        client_id: str,
+        chance: Chance,
+        will: Will | None = None,
+        keepalive_s: int = KEEPALIVE_S,
+    ) -> None:
         self._broker = broker
+        self._keepalive_s = keepalive_s
         self._chance = chance
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -168,7 +179,7 @@ class MqttTransport:
         self._refused = False
         self._reason = self._fault = ""
         try:
-            self._client.connect(self._broker.host, self._broker.port, KEEPALIVE_S)
+            self._client.connect(self._broker.host, self._broker.port, self._keepalive_s)
             self._loop_until_it_ends()
         except (OSError, ValueError) as error:
             self._fault = str(error)

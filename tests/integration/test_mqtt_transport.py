@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
 import socket
 import ssl
 import threading
@@ -242,6 +244,31 @@ def test_stop_in_a_handler_does_not_wait_for_itself(shared_broker: TestBroker) -
     device.start()
     assert stopped.wait(10)
     until(lambda: not any(t.name == "mqtt-own-end" for t in threading.enumerate()), "the thread ends")
+
+
+def test_a_broker_that_freezes_is_noticed_and_found_again_when_it_thaws(own_broker: TestBroker) -> None:
+    device = MqttTransport(
+        own_broker.address,
+        own_broker.authority.device("watchful"),
+        client_id="watchful",
+        chance=lambda: 0.1,
+        keepalive_s=1,
+    )
+    reasons: list[str] = []
+    comebacks: list[bool] = []
+    device.on_disconnected(reasons.append)
+    pid = own_broker.process.pid
+    assert pid is not None
+    try:
+        start_and_wait(device)
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: reasons, "the silence is noticed")
+        device.on_connected(lambda: comebacks.append(True))
+        os.kill(pid, signal.SIGCONT)
+        until(lambda: comebacks, "the client is connected again")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        device.stop()
 
 
 def test_many_publishers_at_once_do_not_mix_their_bytes(own_broker: TestBroker) -> None:

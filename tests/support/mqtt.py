@@ -7,11 +7,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from edgeward.broker import Mosquitto, free_port
 from fleet_io.clock import system_chance
 from fleet_io.mqtt import Broker, Identity, MqttTransport
-from fleet_io.transport import Will
+from fleet_io.transport import Transport, Will
 from fleet_protocol import topics
 from model_registry.authority import CENTRAL_NAME
 from tests.support.certificates import TestAuthority
@@ -61,7 +62,10 @@ class TestBroker:
         self.process.stop()
 
 
-def start_and_wait(client: MqttTransport) -> MqttTransport:
+T = TypeVar("T", bound=Transport)
+
+
+def start_and_wait(client: T) -> T:
     """Start a client and return once it is connected and its subscriptions are granted."""
     connects: list[bool] = []
     client.on_connected(lambda: connects.append(True))
