@@ -15,22 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import onnx
+import msgspec
 
 import runtime
 from converters import assembly, evaluation
 from converters.calibration import EVALUATION_AT_LEAST, Array, Dataset, load_dataset, make_dataset, split
 from converters.choice import SLOWER, Candidate, Choice, choose
 from converters.errors import AccuracyRefused, DataRejected, RecipeFailed, SettingsRejected, SourceRejected
+from converters.journal import Journal, journal_path
 from converters.lossless import Compressed, compress
 from converters.metrics import all_finite
 from converters.parity import PAGE_FILE, PARITY_FILE, TIMING_FILE, Timing, VariantTiming, encode_report
 from converters.parity_page import render
 from converters.profile_data import make_profile
 from converters.quantize import Quantizer
-from converters.recipe import FLOAT, STANDARD, TFLITE, Preference
+from converters.recipe import FLOAT, TFLITE, Preference
+from converters.search import Tried
+from converters.searching import Search, improve, told, works_by_products
 from converters.settings import Settings, check_settings
 from converters.sources import Source, read_onnx
+from converters.targets import Target, recipes
 from converters.trial import Reference, Trial, attempt
 from fleet_io.bundle_directory import Bundle, write_bundle
 from fleet_io.errors import BundleUnwritable
@@ -70,6 +74,8 @@ def convert(
     classes: Sequence[str] = (),
     prefer: Preference = "auto",
     tflite: bool = False,
+    target: Target = "any",
+    minutes: float | None = None,
     progress: Progress = silent,
 ) -> Bundle:
     """Make a bundle of a float ONNX model: float, static int8 and weight-only int8, each measured, the fit ones shipped.
@@ -78,6 +84,8 @@ def convert(
     first axis the sample, and `label` (class numbers) where known. They are split by `seed` into parts that share none; with
     `evaluate`, accuracy is measured there instead. `classes` names the classes; the other settings are `Settings`'. With
     `tflite` the bundle also carries variants for LiteRT, emitted from the ONNX model: float, static int8, dynamic, weight-only.
+    `target` names the processors that it is for. With `minutes` the static recipe is searched for so long; without, only
+    where the plain one misses the budget, for at most a minute. A search that was stopped goes on when it is asked for again.
 
     The same inputs, seed and tools give the same bytes, as long as the same variants are measured to be slower than float;
     a `prefer` other than `auto` keeps that measurement out of the decision.
@@ -94,11 +102,14 @@ def convert(
         seed=seed,
         classes=tuple(classes),
         prefer=prefer,
-        recipes=(*STANDARD, *TFLITE) if tflite else STANDARD,
+        target=target,
+        minutes=minutes,
     )
     check_settings(settings)
     progress("reading the model", 0.0)
     original = read_onnx(source)
+    tried = recipes(target, products=works_by_products(original))
+    settings = dataclasses.replace(settings, recipes=(*tried, *TFLITE) if tflite else tried)
     try:
         with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
             return _Conversion(settings, original, Path(work), progress).run(calibration, evaluate)
@@ -152,9 +163,10 @@ class _Conversion:
             reference = self._reference(model, data, held_out)
             self._check_accuracy(reference)
             slim = self._compress(reference)
-            trials = self._try_recipes(slim.model, reference)
+            source = dataclasses.replace(self._source, model=slim.model)
+            trials, tried = self._try_recipes(source, model, reference)
             try:
-                timing = self._time(model, trials, reference)
+                timing = msgspec.structs.replace(self._time(model, trials, reference), search=told(tried, trials))
             finally:
                 for trial in trials:
                     if trial.model is not None:
@@ -207,20 +219,31 @@ class _Conversion:
         self._progress("taking away what changes no answer", 0.13)
         return compress(self._source.model, list(reference.parts.calibration.batches(reference.batch)))
 
-    def _try_recipes(self, model: onnx.ModelProto, reference: Reference) -> list[Trial]:
-        source = dataclasses.replace(self._source, model=model)
+    def _try_recipes(self, source: Source, given: runtime.Model, reference: Reference) -> tuple[list[Trial], list[Tried]]:
+        settings = self._settings
         quantizer = Quantizer(source, batches=lambda: reference.parts.calibration.batches(reference.batch))
-        recipes, trials = self._settings.recipes, []
-        for at, recipe in enumerate(recipes):
-            self._progress(f"making and measuring {recipe.name}", 0.15 + 0.55 * at / len(recipes))
-            trial = attempt(
-                recipe, quantizer, reference,
-                work=self._work, budget=self._settings.budget, target=self._settings.target,
-            )  # fmt: skip
+        trials = []
+        for at, recipe in enumerate(settings.recipes):
+            self._progress(f"making and measuring {recipe.name}", 0.15 + 0.25 * at / len(settings.recipes))
+            trial = attempt(recipe, quantizer, reference, work=self._work, budget=settings.budget, target=settings.target)
             if recipe == FLOAT and trial.fault:
                 raise SourceRejected(f"{self._source.path} {trial.fault}.")
             trials.append(trial)
-        return trials
+        hunt = Search(settings, source, given, reference, self._work, lambda text, done: self._progress(text, 0.4 + 0.3 * done))
+        journal = None if settings.minutes is None else self._journal(reference)
+        improved = improve(trials, quantizer, hunt, journal)
+        if journal is not None:
+            journal.remove()
+        return improved
+
+    def _journal(self, reference: Reference) -> Journal:
+        """What a search that was stopped has left beside the bundle to be."""
+        settings = self._settings
+        about = [
+            self._source.digest, reference.parts.calibration.digest, settings.target, str(settings.seed), str(settings.budget),
+            *(f"{name} {version}" for name, version in assembly.tools(settings.recipes).items()),
+        ]  # fmt: skip
+        return Journal(journal_path(settings.out), " ".join(about))
 
     def _time(self, given: runtime.Model, trials: Sequence[Trial], reference: Reference) -> Timing:
         self._progress("timing the variants side by side", 0.7)

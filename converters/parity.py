@@ -120,6 +120,19 @@ class VariantTiming(msgspec.Struct, frozen=True, kw_only=True):
     ratio_to_float: float
 
 
+class SearchTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """One recipe that a search tried, on samples of its own."""
+
+    recipe: dict[str, str]
+    loss: float
+    sqnr_db: float
+    latency: float
+    """Over the given model's."""
+    size: int
+    fault: str
+    chosen: bool
+
+
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured on the machine that converted. Not a part of the signed bundle: another run measures other seconds."""
 
@@ -127,6 +140,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     machine: str
     variants: dict[str, VariantTiming]
+    search: tuple[SearchTrial, ...] = ()
+    """What a search tried, in order; how far it came depends on the machine."""
 
 
 def encode_report(report: ParityReport) -> bytes:

@@ -95,7 +95,7 @@ class StaticRecipe:
         }
         told |= {"symmetric": "true"} if self.symmetric else {}
         told |= {"smooth": f"{self.smooth:g}"} if self.smooth is not None else {}
-        return told | ({"float_nodes": str(len(self.excluded))} if self.excluded else {})
+        return told | ({"float_nodes": ", ".join(self.excluded)} if self.excluded else {})
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ Recipe = FloatRecipe | StaticRecipe | DynamicRecipe | WeightsRecipe | TfliteReci
 FLOAT: Final = FloatRecipe()
 DYNAMIC: Final = DynamicRecipe()
 STANDARD: Final[tuple[Recipe, ...]] = (FLOAT, StaticRecipe(), WeightsRecipe())
-TFLITE: Final[tuple[Recipe, ...]] = (
+TFLITE: Final[tuple[TfliteRecipe, ...]] = (
     TfliteRecipe("tflite-float32", "float32", "float"),
     TfliteRecipe("tflite-int8", "int8-static", "static"),
     TfliteRecipe("tflite-int8-dynamic", "int8-dynamic", "dynamic"),

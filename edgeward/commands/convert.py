@@ -9,8 +9,10 @@ import click
 from rich.markup import escape
 
 import converters
+from converters.explain import explanation
 from converters.parity import AccuracyReport, ParityReport, Timing, VariantReport
 from converters.recipe import Preference
+from converters.targets import Target
 from edgeward import terminal
 
 _PATH = click.Path(path_type=Path)
@@ -48,6 +50,20 @@ _SHARE = click.FloatRange(0, 1)
     help="Variant that devices should take first; auto: the smallest arithmetic that is not slower than float.",
 )
 @click.option("--tflite", is_flag=True, help="Also make variants for LiteRT: float, int8, dynamic and weight-only int8.")
+@click.option(
+    "--for",
+    "target",
+    type=click.Choice(get_args(Target)),
+    default="any",
+    show_default=True,
+    help="Processors that the bundle is for; any: what saturates on AVX2 without VNNI is refused.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, 24 * 60, min_open=True),
+    help="Search so long for the best int8 recipe; without, only where the plain one misses the budget, for a minute.",
+)
+@click.option("--explain", is_flag=True, help="Say why each choice was made, with every recipe that was tried.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Deals the samples into their parts.")
 @terminal.json_option
 def command(
@@ -64,6 +80,9 @@ def command(
     classes: str,
     prefer: Preference,
     tflite: bool,
+    target: Target,
+    minutes: float | None,
+    explain: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -80,6 +99,8 @@ def command(
       edgeward convert digits.onnx --data digits.npz --name digits --version 1.1.0 --out digits-1.1.0 \\
           --evaluate held-out.npz --min-accuracy 0.95 --json
       edgeward convert digits.onnx --data digits.npz --name digits --version 1.2.0 --out digits-1.2.0 --tflite
+      edgeward convert digits.onnx --data digits.npz --name digits --version 1.3.0 --out digits-1.3.0 \\
+          --for avx512-vnni --minutes 5 --explain
     """
     with terminal.progress(f"Converting {model.name}") as progress:
         bundle = converters.convert(
@@ -96,6 +117,8 @@ def command(
             classes=[part.strip() for part in classes.split(",")] if classes else (),
             prefer=prefer,
             tflite=tflite,
+            target=target,
+            minutes=minutes,
             progress=progress,
         )
     report, timing = converters.read_report(bundle), converters.read_timing(bundle)
@@ -103,6 +126,8 @@ def command(
         terminal.print_json({"bundle": str(out), "digest": bundle.digest, "report": report, "timing": timing})
     else:
         _show(out, bundle.digest, report, timing)
+        if explain:
+            _explain(report, timing)
 
 
 def _show(out: Path, digest: str, report: ParityReport, timing: Timing | None) -> None:
@@ -114,6 +139,12 @@ def _show(out: Path, digest: str, report: ParityReport, timing: Timing | None) -
     terminal.out.print(escape(report.preferred_because))
     terminal.out.print(f"Bundle: {escape(str(out))}  {digest}", soft_wrap=True)
     terminal.out.print(f"Report: {escape(str(out / 'parity.html'))}", soft_wrap=True)
+
+
+def _explain(report: ParityReport, timing: Timing | None) -> None:
+    """Every decision and what it was made from."""
+    for line in explanation(report, timing):
+        terminal.out.print(f"• {escape(line)}")
 
 
 def _row(variant: VariantReport, timing: Timing | None) -> tuple[str, ...]:

@@ -1,0 +1,185 @@
+"""Runs a search over one model: makes and measures each recipe on samples that neither calibrate nor judge the result.
+
+The calibration part is dealt into two halves: one gives the ranges, the other the scores. The held-out samples never take
+part: what the search finds is judged on them afterwards, as everything else is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+import runtime
+from converters import evaluation
+from converters.calibration import Parts
+from converters.errors import RecipeFailed
+from converters.evaluation import run
+from converters.journal import Journal
+from converters.parity import SearchTrial
+from converters.quantize import Quantizer
+from converters.recipe import PRODUCTS, StaticRecipe
+from converters.search import Budget, Score, Tried, best, key, search
+from converters.settings import Settings
+from converters.sources import Source
+from converters.trial import Reference, Trial, attempt
+
+SHORT_SECONDS: Final = 60.0
+"""A search that nobody asked for takes no longer."""
+
+_TIMING_SECONDS: Final = 0.3
+_PRODUCTS_AT_LEAST: Final = 6
+_GIVEN: Final = "given"
+_FAILED: Final = Score(loss=1.0, sqnr_db=-200.0, latency=1e9, size=0, fault="cannot be made")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search needs to know. `given` is the float model, `tell` hears of the progress in [0, 1]."""
+
+    settings: Settings
+    source: Source
+    given: runtime.Model
+    reference: Reference
+    work: Path
+    tell: Callable[[str, float], None]
+    stopwatch: Callable[[], float] = time.perf_counter
+
+    def run(self, start: StaticRecipe, journal: Journal | None) -> list[Tried]:
+        """Everything that was tried, in order."""
+        seconds = SHORT_SECONDS if self.settings.minutes is None else 60 * self.settings.minutes
+        began = self.stopwatch()
+        reference = _halved(self.reference, self.given)
+        quantizer = Quantizer(self.source, batches=lambda: reference.parts.calibration.batches(reference.batch))
+        seen: list[Tried] = []
+
+        def note(tried: Tried) -> None:
+            seen.append(tried)
+            if journal is not None:
+                journal.add(key(tried.recipe), tried.score)
+            self.tell(_told(seen), min(1.0, (self.stopwatch() - began) / seconds))
+
+        return search(
+            start,
+            lambda recipe: self._score(recipe, quantizer, reference),
+            lambda recipe: _sensitive(quantizer, recipe),
+            Budget(seconds, lambda: self.stopwatch() - began, enough=self.settings.minutes is None),
+            full_range=True,
+            products=works_by_products(self.source),
+            known=None if journal is None else journal.known,
+            tell=note,
+        )
+
+    def _score(self, recipe: StaticRecipe, quantizer: Quantizer, reference: Reference) -> Score:
+        budget = max(self.settings.budget, 1.5 / len(reference.parts.held_out))
+        named = replace(recipe, name="searched")
+        trial = attempt(named, quantizer, reference, work=self.work, budget=budget, target=self.settings.target)
+        if trial.model is None or trial.path is None or trial.held_out is None:
+            return replace(_FAILED, fault=trial.fault or _FAILED.fault)
+        try:
+            models = {_GIVEN: self.given, "variant": trial.model}
+            measured = evaluation.latencies(models, reference.parts.golden, seconds=_TIMING_SECONDS)
+        finally:
+            trial.model.close()
+        return Score(
+            loss=_loss(trial, reference),
+            sqnr_db=trial.held_out.sqnr_db,
+            latency=round(measured["variant"] / measured[_GIVEN], 3),
+            size=trial.path.stat().st_size,
+            fault=trial.fault,
+        )
+
+
+def works_by_products(source: Source) -> bool:
+    """Whether a model is a transformer or its like: many products of matrices, and more of them than convolutions."""
+    operators = [node.op_type for node in source.model.graph.node]
+    products = sum(operators.count(operator) for operator in PRODUCTS)
+    return products >= _PRODUCTS_AT_LEAST and products > operators.count("Conv")
+
+
+def improve(
+    trials: Sequence[Trial], quantizer: Quantizer, hunt: Search, journal: Journal | None
+) -> tuple[list[Trial], list[Tried]]:
+    """The trials with the static one replaced by what a search found, where one is worth it; and all that was tried.
+
+    It is worth it where minutes were given, or where the plain recipe runs and misses the budget. What is found replaces the
+    plain recipe only when the held-out samples judge it to be within the budget.
+    """
+    plain = next((trial for trial in trials if isinstance(trial.recipe, StaticRecipe)), None)
+    if plain is None or plain.model is None or not (plain.fault or hunt.settings.minutes is not None):
+        return list(trials), []
+    assert isinstance(plain.recipe, StaticRecipe)
+    tried = hunt.run(plain.recipe, journal)
+    chosen = best(tried)
+    if chosen is None or chosen.recipe == plain.recipe:
+        return [_noted(trial, plain, len(tried)) for trial in trials], tried
+    settings = hunt.settings
+    plain.model.close()
+    found = attempt(chosen.recipe, quantizer, hunt.reference, work=hunt.work, budget=settings.budget, target=settings.target)
+    if found.fault:
+        found = attempt(plain.recipe, quantizer, hunt.reference, work=hunt.work, budget=settings.budget, target=settings.target)
+        return [_noted(found, found, len(tried)) if trial is plain else trial for trial in trials], tried
+    return [found if trial is plain else trial for trial in trials], tried
+
+
+def _noted(trial: Trial, plain: Trial, count: int) -> Trial:
+    """The plain trial, whose fault says that a search did not help."""
+    if trial is not plain or not trial.fault:
+        return trial
+    return replace(trial, fault=f"{trial.fault}; none of {count} other recipes did better")
+
+
+def _halved(reference: Reference, given: runtime.Model) -> Reference:
+    calibration = reference.parts.calibration
+    order = np.arange(len(calibration))
+    scoring = calibration.take(order[1::2])
+    parts = Parts(calibration=calibration.take(order[0::2]), golden=scoring.take(np.arange(1)), held_out=scoring)
+    outputs = run(given, scoring, batch=reference.batch)
+    golden = {name: values[:1] for name, values in outputs.items()}
+    return replace(reference, parts=parts, golden=golden, held_out=outputs)
+
+
+def _loss(trial: Trial, reference: Reference) -> float:
+    quality = trial.held_out
+    assert quality is not None
+    if quality.accuracy is not None:
+        labels = reference.parts.held_out.labels
+        before = evaluation.judge(reference.held_out, reference.held_out, labels, reference.classes).accuracy or 0.0
+        return before - quality.accuracy
+    return 0.0 if quality.agreement is None else 1 - quality.agreement
+
+
+def _sensitive(quantizer: Quantizer, recipe: StaticRecipe) -> Sequence[str]:
+    try:
+        return [each.node for each in quantizer.noise(recipe) if each.operator in recipe.operators and each.added > 0]
+    except RecipeFailed:
+        return ()
+
+
+def _told(seen: Sequence[Tried]) -> str:
+    fit = [each.score for each in seen if each.score.fits]
+    if not fit:
+        return f"searching: {len(seen)} recipes tried, none within the budget yet"
+    best = min(fit, key=lambda score: score.latency)
+    return f"searching: {len(seen)} recipes tried; best so far {best.latency:.2f} × float, loses {best.loss * 100:.2f} points"
+
+
+def told(tried: Sequence[Tried], trials: Sequence[Trial]) -> tuple[SearchTrial, ...]:
+    """What was tried, for the report."""
+    shipped = {key(trial.recipe) for trial in trials if isinstance(trial.recipe, StaticRecipe)}
+    return tuple(
+        SearchTrial(
+            recipe=each.recipe.choices(),
+            loss=round(each.score.loss, 5),
+            sqnr_db=round(each.score.sqnr_db, 2),
+            latency=each.score.latency,
+            size=each.score.size,
+            fault=each.score.fault,
+            chosen=key(each.recipe) in shipped,
+        )
+        for each in tried
+    )
