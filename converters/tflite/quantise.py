@@ -24,6 +24,7 @@ KEPT_FLOAT: Final = ("SOFTMAX", "SQRT", "RSQRT", "SQUARED_DIFFERENCE")
 """Operations that 8 bits cost 10 dB and more (measured), while they take a small part of the time."""
 
 _BITS: Final = 8
+_NARROWEST: Final = 1e-7
 _NO_QUANTIZE: Final = "no_quantize"
 
 
@@ -77,9 +78,14 @@ def _statistics(content: bytes, ranges: Ranges) -> dict[str, dict[str, Any]]:
         name = tensor.name.decode("utf-8")
         if name in ranges:
             ones = [1] * (0 if tensor.shape is None else len(tensor.shape))
-            low, high = ranges[name]
+            low, high = _wide_enough(*ranges[name])
             found[name] = {"min": np.full(ones, low, np.float32), "max": np.full(ones, high, np.float32)}
     return found
+
+
+def _wide_enough(low: float, high: float) -> tuple[float, float]:
+    """A tensor that was always 0 gets the scale of one up to 1: with none, the bias behind it would overflow."""
+    return (low, high) if max(-low, high) > _NARROWEST else (0.0, 1.0)
 
 
 def slim(content: bytes) -> bytes:

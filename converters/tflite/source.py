@@ -186,7 +186,9 @@ def _constant(node: onnx.NodeProto) -> Array:
 
 
 def _same(values: Array, other: Array | None) -> bool:
-    return other is not None and values.shape == other.shape and bool(np.array_equal(values, other))
+    if other is None or values.shape != other.shape:
+        return False
+    return bool(np.array_equal(values, other, equal_nan=values.dtype.kind == "f"))
 
 
 def _repeats(values: Array, other: Array | None) -> bool:

@@ -1,0 +1,171 @@
+"""int8 from a float TFLite file: true ranges, what stays float, integer inputs, free axes, the same bytes, little left over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from onnx import TensorProto, helper, numpy_helper
+
+from converters.errors import RecipeFailed
+from converters.recipe import TFLITE, TfliteRecipe
+from converters.tflite import emit, prepare
+from converters.tflite.calibrate import ranges
+from converters.tflite.quantise import quantise, slim
+from converters.tflite.variants import TfliteMaker
+from runtime import parity
+from tests.support.tflite_cases import SAMPLES, Array, run_onnx, run_tflite
+
+INTEGER = TfliteRecipe("integer", "int8-static", "static", integer_io=True)
+
+
+def classifier() -> onnx.ModelProto:
+    """A small net of a convolution, a pooled image, a matrix and a softmax."""
+    chance = np.random.default_rng(5)
+    constants = {
+        "w": chance.normal(size=(16, 3, 3, 3)), "b": chance.normal(size=16), "m": chance.normal(size=(256, 8)) / 8,
+        "n": np.zeros(8),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("AveragePool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "m", "n"], ["g"]),
+        helper.make_node("Softmax", ["g"], ["y"], axis=-1),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [SAMPLES, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [SAMPLES, 8])],
+        [numpy_helper.from_array(values.astype(np.float32), name) for name, values in constants.items()],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def batches() -> Iterator[dict[str, Array]]:
+    for seed in range(3):
+        yield {"x": np.random.default_rng(seed).uniform(-1, 1, (8, 3, 8, 8)).astype(np.float32)}
+
+
+@pytest.fixture(scope="module")
+def maker() -> TfliteMaker:
+    return TfliteMaker(classifier(), batches=batches)
+
+
+def details(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    runner = Interpreter(model_content=content).get_signature_runner()
+    return runner.get_input_details()["x"], runner.get_output_details()["y"]
+
+
+def operations(content: bytes) -> list[str]:
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    return [names[model.operatorCodes[operator.opcodeIndex].builtinCode] for operator in model.subgraphs[0].operators]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "least"), [*zip(TFLITE, (100, 30, 30, 35), strict=True)], ids=lambda each: getattr(each, "name", "")
+)
+def test_every_recipe_answers_nearly_as_onnx(maker: TfliteMaker, recipe: TfliteRecipe, least: float) -> None:
+    inputs = {"x": np.random.default_rng(9).uniform(-1, 1, (16, 3, 8, 8)).astype(np.float32)}
+    content = maker.apply(recipe)
+    wanted, got = run_onnx(classifier(), inputs)["y"], run_tflite(content, inputs)["y"]
+    assert parity.sqnr_db(wanted, got) > least
+    assert content == TfliteMaker(classifier(), batches=batches).apply(recipe)
+
+
+def test_quantized_files_are_a_third_of_float(maker: TfliteMaker) -> None:
+    sizes = {recipe.name: len(maker.apply(recipe)) for recipe in TFLITE}
+    whole = sizes.pop("tflite-float32")
+    assert all(size < 0.6 * whole for size in sizes.values()), sizes
+
+
+def test_inputs_outputs_and_softmax_stay_float_and_the_batch_free(maker: TfliteMaker) -> None:
+    content = maker.apply(TFLITE[1])
+    given, wanted = details(content)
+    assert given["dtype"] is wanted["dtype"] is np.float32
+    assert given["shape_signature"].tolist() == [-1, 3, 8, 8]
+    assert wanted["shape_signature"].tolist() == [-1, 8]
+    assert operations(content)[-2:] == ["DEQUANTIZE", "SOFTMAX"]
+
+
+def test_integer_inputs_and_outputs_leave_no_float_operation(maker: TfliteMaker) -> None:
+    content = maker.apply(INTEGER)
+    given, wanted = details(content)
+    assert given["dtype"] is wanted["dtype"] is np.int8
+    assert wanted["shape_signature"].tolist() == [-1, 8]
+    assert not {"QUANTIZE", "DEQUANTIZE"} & set(operations(content))
+    scale, zero = given["quantization"]
+    inputs = next(batches())["x"]
+    answer = run_tflite(content, {"x": np.clip(np.rint(inputs / scale) + zero, -128, 127).astype(np.int8)})["y"]
+    expected = run_onnx(classifier(), {"x": inputs})["y"]
+    assert (answer.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 7 / 8
+
+
+def test_ranges_are_the_true_extremes_of_all_batches() -> None:
+    content = emit(prepare(classifier()))
+    measured = ranges(content, batches())
+    every = np.concatenate([batch["x"] for batch in batches()])
+    assert measured["x"] == (float(every.min()), float(every.max()))
+    interpreter = Interpreter(
+        model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )  # fmt: skip
+    interpreter.get_signature_runner()(x=every)
+    for each in interpreter.get_tensor_details():
+        if each["dtype"] is np.float32 and each["name"] in ("r", "p", "g", "y"):
+            values = interpreter.get_tensor(each["index"])
+            assert measured[each["name"]] == pytest.approx((values.min(), values.max()), rel=1e-4, abs=1e-6)
+
+
+def test_values_beyond_any_signal_do_not_widen_ranges() -> None:
+    content = emit(prepare(classifier()))
+    extreme = next(batches())["x"].copy()
+    extreme[0, 0, 0, 0] = 3.3e38
+    low, high = ranges(content, [{"x": extreme}])["x"]
+    assert -1 <= low < high <= 1
+
+
+def test_a_model_without_layers_changes_nothing_by_weights_alone() -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    value = helper.make_tensor_value_info
+    made = helper.make_graph(nodes, "g", [value("x", 1, [SAMPLES, 4])], [value("y", 1, [SAMPLES, 4])])
+    content = emit(prepare(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)))
+    with pytest.raises(RecipeFailed, match="changes nothing"):
+        quantise(content, "weights")
+
+
+def test_constant_activations_and_zero_weights_are_no_trouble() -> None:
+    model = classifier()
+    for tensor in model.graph.initializer:
+        if tensor.name == "w":
+            weights = numpy_helper.to_array(tensor).copy()
+            weights[3:] = 0
+            tensor.CopyFrom(numpy_helper.from_array(weights, "w"))
+    content = TfliteMaker(model, batches=batches).apply(INTEGER)
+    assert len(content) < len(emit(prepare(model)))
+    fixed = TfliteMaker(model, batches=lambda: iter([{"x": np.zeros((1, 3, 8, 8), np.float32)}])).apply(TFLITE[1])
+    wanted = run_onnx(model, {"x": np.zeros((2, 3, 8, 8), np.float32)})["y"]
+    np.testing.assert_allclose(run_tflite(fixed, {"x": np.zeros((2, 3, 8, 8), np.float32)})["y"], wanted, atol=0.02)
+
+
+def test_a_damaged_file_is_one_clear_error() -> None:
+    with pytest.raises(RecipeFailed, match="cannot be quantized by ai-edge-quantizer"):
+        quantise(b"\x20\x00\x00\x00TFL3" + b"\xff" * 64, "weights")
+
+
+def test_slim_keeps_names_outside_and_drops_those_inside(maker: TfliteMaker) -> None:
+    content = emit(prepare(classifier()))
+    small = slim(content)
+    assert len(small) < len(content)
+    names = [tensor.name for tensor in schema.ModelT.InitFromPackedBuf(small, 0).subgraphs[0].tensors]
+    assert sorted(name for name in names if name) == [b"x", b"y"]
+    inputs = next(batches())
+    np.testing.assert_array_equal(run_tflite(small, inputs)["y"], run_tflite(content, inputs)["y"])
