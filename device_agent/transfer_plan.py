@@ -25,6 +25,8 @@ LEAST_SILENCE_S: Final = 0.5
 LONGEST_SILENCE_S: Final = 8.0
 LONGEST_RETRY_S: Final = 60.0
 OVERTAKEN_BY: Final = 3
+SPOILED_BORNE: Final = 3
+"""Corrupt chunks in a row, without a good one, that are asked for again at once."""
 REQUEST_NUMBERS: Final = 1 << 32
 
 
@@ -96,6 +98,9 @@ class TransferPlan:
         self._last_cut = float("-inf")
         self._heard = self._progressed = now
         self._not_before = now
+        self._spoiled_in_row = 0
+        self._pauses = 0
+        self._pause_until = now
         if self._size is not None:
             self._learn_size(self._size)
         else:
@@ -136,7 +141,7 @@ class TransferPlan:
             self.ending = Ending(f"{self.wanted.resource}: nothing came for {self._stall_s:g} s ({self._at_hand()})")
             return []
         self._expire(now)
-        if now < self._not_before or not self._missing:
+        if now < max(self._not_before, self._pause_until) or not self._missing:
             return []
         room = min(int(self._window), limits.WINDOW_CHUNKS) - len(self._under_way)
         chunks = tuple(islice(self._missing, max(0, room)))
@@ -148,7 +153,7 @@ class TransferPlan:
         if self._under_way:
             moments.append(max(self._heard, self._oldest()) + self.silence_s)
         elif self._missing:
-            moments.append(self._not_before)
+            moments.append(max(self._not_before, self._pause_until))
         return max(0.0, min(moments) - now)
 
     def not_sent(self, ask: Ask) -> None:
@@ -202,7 +207,7 @@ class TransferPlan:
         self.have.add(index)
         self.worker = answer.worker
         self._heard = self._progressed = now
-        self._doubled = 0
+        self._doubled = self._spoiled_in_row = self._pauses = 0
         if under_way is not None:
             self._learn_pace(under_way, now)
         return Piece(index, index * self.wanted.chunk_size, answer.chunk)
@@ -228,8 +233,15 @@ class TransferPlan:
         return not self.wanted.digests or chunk_matches(answer.chunk, answer.index, self.wanted.digests)
 
     def _spoiled(self, index: int, now: float) -> None:
-        """A corrupt chunk costs one chunk, and its worker our loyalty; a stream of them ends the transfer by its stall."""
+        """A corrupt chunk costs one chunk, and its worker our loyalty; a stream of them ends the transfer by its stall.
+
+        Where nothing but corrupt chunks comes, the copy itself may be damaged: the pauses before the next try grow.
+        """
         self.corrupt += 1
+        self._spoiled_in_row += 1
+        if self._spoiled_in_row >= SPOILED_BORNE and now >= self._pause_until:
+            self._pause_until = now + min(LONGEST_SILENCE_S, LEAST_SILENCE_S * 2**self._pauses)
+            self._pauses += 1
         self.worker = None
         self._heard = now
         if self._under_way.pop(index, None) is not None:

@@ -237,6 +237,15 @@ class TestWhatItAsksFor:
         assert plan.ending is not None
         assert "corrupt" in plan.ending.reason
 
+    def test_a_copy_that_is_damaged_at_its_source_is_not_asked_for_without_pause(self) -> None:
+        content = Random(1).randbytes(CHUNK * 4)
+        link = Link(content, Random(1), corrupt=1.0, delay=0.001)
+        plan = new_plan(content, stall_s=30.0)
+        run(plan, link)
+        assert plan.ending is not None
+        assert 30.0 <= link.now < 40.0
+        assert 8 <= link.sent_chunks <= 60
+
     def test_a_resource_that_is_not_there_ends_it(self) -> None:
         plan = new_plan(b"x" * 40)
         (ask,) = plan.due(0.0)
