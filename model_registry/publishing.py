@@ -83,7 +83,7 @@ class PublisherKeys:
 def publish(
     directory: Path, *, client: httpx.Client, keys: PublisherKeys, now: float, progress: Progress = lambda _text, _done: None
 ) -> Outcome:
-    """Publish the bundle in `directory`; publishing the same bytes again changes nothing.
+    """Publish the bundle in `directory`; publishing the same bytes again only sends what the registry has lost.
 
     `client` has the registry's address, authority and bearer token. Raises `fleet_io.BundleDamaged`, `VersionTaken`,
     `KeysMissing`, `RegistryUnreachable`, `RegistryAnsweredNo`, `MetadataRefused` or `PublishedMeanwhile`.
@@ -94,7 +94,8 @@ def publish(
     trust.check_model_name(manifest.model)
     session = _Session(client)
     if session.is_published(bundle):
-        return Outcome(manifest.model, manifest.version, bundle.digest, created=False, uploaded=0)
+        restored = _upload(session, bundle, progress)
+        return Outcome(manifest.model, manifest.version, bundle.digest, created=False, uploaded=restored)
     signer, root = keys.publisher(), keys.root()
     uploaded = _upload(session, bundle, progress)
     for round_number in range(1, ROUNDS + 1):

@@ -51,6 +51,9 @@ def command(*, bundle: Path, keys: Path | None, data_dir: Path, as_json: bool) -
 def describe(outcome: Outcome) -> str:
     """What came of it, in one line and a hint."""
     release = f"{outcome.model} {outcome.version}"
+    if not outcome.created and outcome.uploaded:
+        restored = terminal.in_bytes(outcome.uploaded)
+        return f"{release} was published before with exactly this content; the registry had lost {restored} of it."
     if not outcome.created:
         return f"{release} was published before with exactly this content; nothing changed."
     return (

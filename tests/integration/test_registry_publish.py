@@ -16,6 +16,7 @@ from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import Updater
 from tuf.ngclient.fetcher import FetcherInterface
 
+from edgeward.commands.publish import describe
 from fleet_io.errors import BundleDamaged
 from fleet_protocol.digests import digest_of, hex_of
 from fleet_protocol.manifest import encode_manifest
@@ -99,6 +100,18 @@ def test_publishing_the_same_bytes_again_changes_nothing_and_says_so(world: Regi
     again = world.publish(bundle)
     assert (again.created, again.uploaded) == (False, 0)
     assert world.client.get("/v1/metadata/timestamp.json").content == before
+
+
+def test_publishing_again_brings_back_a_file_that_the_registry_lost(world: RegistryWorld, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    world.publish(bundle)
+    lost = bundle.manifest.golden.file
+    (found,) = world.layout.blobs.glob(f"*/{hex_of(lost.digest)}")
+    found.unlink()
+    again = world.publish(bundle)
+    assert (again.created, again.uploaded) == (False, lost.size)
+    assert found.read_bytes() == bundle.path(lost).read_bytes()
+    assert "nothing changed" not in describe(again)
 
 
 def test_other_bytes_under_a_published_version_are_refused(world: RegistryWorld, tmp_path: Path) -> None:
