@@ -50,8 +50,9 @@ def test_the_wheel_holds_our_packages_by_their_literal_names_and_nothing_else(tm
     )
     [wheel] = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        top_level = {name.split("/")[0] for name in archive.namelist()}
-    assert top_level == PACKAGES | {"edgeward-0.1.0.dist-info"}
+        names = archive.namelist()
+    assert {name.split("/")[0] for name in names} == PACKAGES | {"edgeward-0.1.0.dist-info"}
+    assert {"edgeward/demo/digits/digits.npz", "edgeward/demo/digits/damage.py"} <= set(names)
 
 
 def test_the_packages_are_those_that_pyproject_names() -> None:
