@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
+from typing import TextIO
 
 import click
 
 from edgeward import terminal
 from runtime import ModelHost
+from runtime.repository import Repository
 from runtime.server import LocalServer
 from runtime.sources import find
 
@@ -17,20 +19,36 @@ from runtime.sources import find
 @click.command()
 @click.argument("model", metavar="BUNDLE_OR_MODEL", type=click.Path(path_type=Path))
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one.")
-@click.option("--address", default="127.0.0.1", show_default=True, help="Address to listen on. There is no authentication.")
+@click.option("--address", default="127.0.0.1", show_default=True, help="Address, or unix:PATH for a socket.")
+@click.option(
+    "--token-file", type=click.File(encoding="utf-8"), help="File with a token that clients must show.  [default: none]"
+)
+@click.option("--manage", is_flag=True, help="Let clients unload the model and load it again.")
 @click.option("--variant", help="Variant of a bundle.  [default: the publisher's first]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of one inference.  [default: the engine's]")
 @terminal.json_option
-def command(model: Path, port: int, address: str, variant: str | None, threads: int | None, *, as_json: bool) -> None:
-    """Answer requests for one model over HTTP: the Open Inference Protocol v2, JSON.
+def command(
+    model: Path,
+    *,
+    port: int,
+    address: str,
+    token_file: TextIO | None,
+    manage: bool,
+    variant: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Answer requests for one model over HTTP.
 
-    Serves a bundle directory, or an .onnx or .tflite file, until Ctrl-C or SIGTERM. With --json, stdout says where it
-    listens.
+    It speaks the Open Inference Protocol v2 (JSON and raw tensors, as tritonclient sends them) and TensorFlow Serving's
+    REST API; /metrics is for Prometheus. Serves a bundle directory, or an .onnx or .tflite file, until Ctrl-C or SIGTERM.
+    With --json, stdout says where it listens. Without a token, everybody who can connect may ask.
 
     \b
     Examples:
       edgeward serve digits-1.0.0
       edgeward serve model.onnx --port 0 --json
+      edgeward serve model.onnx --address unix:/run/model.sock --token-file token
       curl http://127.0.0.1:8000/v2/models/digits
     """
     source = find(model, variant=variant)
@@ -40,7 +58,8 @@ def command(model: Path, port: int, address: str, variant: str | None, threads: 
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    server = LocalServer(host, address=address, port=port)
+    repository = Repository(host, [source], threads=threads) if manage else None
+    server = LocalServer(host, address=address, port=port, repository=repository, token=_token(token_file))
     server.start()
     try:
         name = source.identity.model
@@ -54,3 +73,13 @@ def command(model: Path, port: int, address: str, variant: str | None, threads: 
     finally:
         server.stop()
         host.deactivate(source.identity.model)
+
+
+def _token(file: TextIO | None) -> str | None:
+    """The token in the file, without the line's end. Raises `click.BadParameter`."""
+    if file is None:
+        return None
+    token = file.read().strip()
+    if not token.isascii() or not token.isprintable() or not token:
+        raise click.BadParameter(f"{file.name} holds no token of printable ASCII.", param_hint="--token-file")
+    return token

@@ -114,3 +114,34 @@ def test_serve_says_that_a_port_is_taken(served: tuple[subprocess.Popen[str], st
     assert done.returncode == 1
     assert "Address already in use" in done.stderr
     assert "choose another port" in done.stderr
+
+
+def test_serve_may_listen_on_a_socket_want_a_token_and_let_clients_manage(
+    model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("s")
+    (directory / "token").write_text("a secret\n")
+    options = ("--address", f"unix:{directory / 's'}", "--token-file", str(directory / "token"), "--manage", "--json")
+    process = subprocess.Popen([*EDGEWARD, "serve", str(model), *options], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        while "}" not in process.stdout.readline():
+            assert process.poll() is None, "serve ended before it said where it listens"
+        transport = httpx.HTTPTransport(uds=str(directory / "s"))
+        with httpx.Client(base_url="http://local", transport=transport) as client:
+            assert client.get("/v2/models/digits").status_code == 401
+            client.headers["Authorization"] = "Bearer a secret"
+            assert client.post("/v2/repository/models/digits/unload", content=b"{}").status_code == 200
+            assert client.get("/v2/models/digits").status_code == 404
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def test_serve_refuses_a_token_file_without_a_token(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("\n")
+    done = edgeward("serve", model, "--token-file", tmp_path / "token")
+    assert done.returncode == 2
+    assert "holds no token" in done.stderr

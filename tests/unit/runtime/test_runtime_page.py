@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import answering, errors, exchange
+from runtime import errors
 from tests.support import models
 
 PAGE = (Path(__file__).parents[3] / "docs" / "runtime.md").read_text(encoding="utf-8")
@@ -32,10 +32,3 @@ def test_every_error_that_it_names_exists() -> None:
     assert "ModelRejected" in named
     for name in named:
         assert issubclass(getattr(errors, name), errors.RuntimeFailure)
-
-
-def test_its_limits_are_those_of_the_server() -> None:
-    assert f"more than {exchange.BODY_BYTES >> 20} MiB" in PAGE
-    assert f"may hold {exchange.BODY_BYTES * exchange.HELD_BODIES >> 20} MiB" in PAGE
-    assert f"within {answering.INLINE_S * 1000:g} ms" in PAGE
-    assert f"above {answering.INLINE_BYTES >> 10} KiB" in PAGE

@@ -1,0 +1,67 @@
+"""docs/serving.md says what is so: its examples are run as they stand, its tables are held against the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from runtime import ModelHost, answering, exchange, prometheus_text, sources
+from runtime.server import LocalServer
+from runtime.serving_statistics import Totals
+
+PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a server with the page's model: `x` float32[?, 2] to its sum `y` float32[?, 1]."""
+    path = tmp_path_factory.mktemp("model") / "digits.onnx"
+    graph = helper.make_graph(
+        [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=1)],
+        "digits",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 1])],
+        [helper.make_tensor("axes", TensorProto.INT64, [1], [1])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    host, source = ModelHost(), sources.find(path)
+    host.activate(source.identity, source.load())
+    server = LocalServer(host)
+    server.start()
+    yield server.url.rsplit(":", 1)[1]
+    server.stop()
+
+
+def test_its_first_request_is_answered_as_it_says(port: str) -> None:
+    commands, answer = re.findall(r"```(?:sh)?\n(.*?)```", PAGE, re.DOTALL)[:2]
+    serve, curl = commands.splitlines()
+    assert serve == "edgeward serve digits.onnx --port 8000 &"
+    program, _, url, option, body = shlex.split(curl)
+    assert (program, option) == ("curl", "-d")
+    assert httpx.post(url.replace(":8000", f":{port}"), content=body).text == answer.strip()
+
+
+def test_its_program_runs_and_prints_what_it_says(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(compile(code.replace(":8000", f":{port}"), "docs/serving.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"^print.*?  # (.*)$", code, re.MULTILINE)
+
+
+def test_its_limits_are_those_of_the_server() -> None:
+    assert f"larger than {exchange.BODY_BYTES >> 20} MiB" in PAGE
+    assert f"more than {exchange.BODY_BYTES * exchange.HELD_BODIES >> 20} MiB" in PAGE
+    assert f"longer than {exchange.BODY_TIMEOUT_S:g} s" in PAGE
+    assert f"within {answering.INLINE_S * 1000:g} ms" in PAGE
+    assert f"above {answering.INLINE_BYTES >> 10} KiB" in PAGE
+
+
+def test_its_metrics_are_those_that_there_are() -> None:
+    shown = prometheus_text.exposition({("m", "1"): Totals()}, [], {}, 0).decode()
+    assert re.findall(r"^\| `(edgeward_\w+)`", PAGE, re.MULTILINE) == re.findall(r"^# TYPE (\w+)", shown, re.MULTILINE)
