@@ -38,7 +38,7 @@ EXTRAS: Final[dict[str, str]] = {
     "agent": "device",
     "claim": "fleet",
     "convert": "convert",
-    "demo": "dev",
+    "demo": "device,convert,fleet",
     "devices": "fleet",
     "events": "fleet",
     "models": "fleet",
