@@ -137,7 +137,7 @@ class TransferPlan:
         """The requests to send now; what was lost is asked for again."""
         if self.ending or self.complete:
             return []
-        if now - max(self._progressed, self._not_before) >= self._stall_s:
+        if now >= self._stalled_at():
             self.ending = Ending(f"{self.wanted.resource}: nothing came for {self._stall_s:g} s ({self._at_hand()})")
             return []
         self._expire(now)
@@ -149,9 +149,9 @@ class TransferPlan:
 
     def wait(self, now: float) -> float:
         """Seconds until `due` may have something new, when nothing comes before."""
-        moments = [max(self._progressed, self._not_before) + self._stall_s]
+        moments = [self._stalled_at()]
         if self._under_way:
-            moments.append(max(self._heard, self._oldest()) + self.silence_s)
+            moments.append(self._silent_at())
         elif self._missing:
             moments.append(max(self._not_before, self._pause_until))
         return max(0.0, min(moments) - now)
@@ -265,7 +265,7 @@ class TransferPlan:
 
     def _expire(self, now: float) -> None:
         """Nothing came for too long: all that is under way is lost, and so is our trust in the worker."""
-        if self._under_way and now - max(self._heard, self._oldest()) >= self.silence_s:
+        if self._under_way and now >= self._silent_at():
             self.worker = None
             self._lost(list(self._under_way), now)
             self._doubled += 1
@@ -288,8 +288,12 @@ class TransferPlan:
         self._not_before = max(self._not_before, now + min(LONGEST_RETRY_S, answer.retry_after_ms / 1000))
         self._progressed = max(self._progressed, now)
 
-    def _oldest(self) -> float:
-        return min(each.sent for each in self._under_way.values())
+    def _stalled_at(self) -> float:
+        """One sum for `wait` and for `due`: a rounding error between two of them would ask for a wait of nothing, for ever."""
+        return max(self._progressed, self._not_before) + self._stall_s
+
+    def _silent_at(self) -> float:
+        return max(self._heard, min(each.sent for each in self._under_way.values())) + self.silence_s
 
     def _at_hand(self) -> str:
         total = "?" if self._size is None else str(chunk_count(self._size, self.wanted.chunk_size))

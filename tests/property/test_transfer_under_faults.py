@@ -80,7 +80,9 @@ def run(plan: TransferPlan, link: Link, *, most_s: float = 6000.0) -> dict[int, 
         if plan.ending:
             break
         first = min((at for at, _, _ in link.under_way), default=float("inf"))
-        link.now = max(link.now + 1e-6, min(link.now + max(plan.wait(link.now), 1e-6), first))
+        wait = plan.wait(link.now)
+        assert wait > 0 or first <= link.now, "a wait of nothing after all that was due would never end"
+        link.now = min(link.now + wait, max(link.now, first))
         for answer in link.arrived(link.now):
             piece = plan.received(answer, link.now)
             if piece is not None:
