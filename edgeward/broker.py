@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import logging
 import os
 import shutil
 import signal
@@ -25,11 +26,17 @@ from fleet_io.http_server import listening_socket
 from fleet_io.mqtt import Broker, Identity
 from fleet_protocol import limits, topics
 
+log = logging.getLogger(__name__)
+
 PROGRAM: Final = "mosquitto"
 INSTALL_HINT: Final = "Install it with `apt install mosquitto`, `brew install mosquitto` or `apk add mosquitto`."
 START_TIMEOUT_S: Final = 15.0
 STOP_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.05
+MEMORY: Final = "mosquitto.db"
+MEMORY_DAMAGED: Final = "mosquitto.db.damaged"
+UNREADABLE: Final = "Unable to restore persistent database"
+"""What Mosquitto says of a memory that it cannot read, before it ends."""
 
 
 def find_program() -> str:
@@ -122,12 +129,20 @@ class Mosquitto:
         durable.write_bytes(self._directory / "access.conf", access_rules(self._central).encode(), mode=0o600)
         written = configuration(self._directory, self.broker, self._identity)
         durable.write_bytes(self._conf_path, written.encode(), mode=0o600)
-        with self.log_path.open("ab") as log:
+        try:
+            self._launch(program)
+        except BrokerUnavailable:
+            if not self._set_memory_aside():
+                raise
+            self._launch(program)
+
+    def _launch(self, program: str) -> None:
+        with self.log_path.open("ab") as said:
             self._process = subprocess.Popen(
                 [program, "-c", str(self._conf_path)],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=said,
+                stderr=said,
                 process_group=0,
             )
         durable.write_bytes(self._pid_path, str(self._process.pid).encode())
@@ -159,6 +174,14 @@ class Mosquitto:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGKILL)
             self._process.wait(STOP_TIMEOUT_S)
+
+    def _set_memory_aside(self) -> bool:
+        """Keep a memory that Mosquitto cannot read under another name: it is only a hint, and everything is sent again."""
+        if UNREADABLE not in self._last_words():
+            return False
+        log.warning("Mosquitto's memory is damaged; it is kept as %s, and a new one begins", MEMORY_DAMAGED)
+        durable.rename(self._directory / MEMORY, self._directory / MEMORY_DAMAGED)
+        return True
 
     def _end_orphan(self) -> None:
         """End the broker that an `edgeward up` which was killed left behind: it has our port, and nobody owns it any more."""

@@ -58,6 +58,15 @@ def test_a_broker_that_was_killed_is_started_again(central: CentralSide) -> None
     until(lambda: central.request("GET", "/v1/broker")["clients_connected"] >= 1, "the central side is connected again")
 
 
+def test_a_brokers_memory_that_is_damaged_is_set_aside_and_the_fleet_goes_on(tmp_path: Path) -> None:
+    with central_side(tmp_path / "central") as central:
+        central.stop()
+        (central.data / "broker" / "mosquitto.db").write_bytes(b"torn by a power cut" * 40)
+        central.start()
+        assert central.answers()
+        assert (central.data / "broker" / "mosquitto.db.damaged").read_bytes().startswith(b"torn")
+
+
 def test_a_second_one_on_the_same_directory_is_refused_and_the_first_goes_on(central: CentralSide) -> None:
     second = edgeward("up", "--data-dir", str(central.data), "--api-port", str(free_port()), "--mqtt-port", str(free_port()))
     assert second.returncode == 1
