@@ -130,7 +130,7 @@ def test_a_port_that_is_taken_is_refused_in_one_line(fleet: RealFleet) -> None:
         arguments = ["--device", "shed", "--state-dir", str(fleet.directory / "shed"), "--server", fleet.url]
         second = edgeward("agent", "run", *arguments, "--claim", claim, "--port", port)
         assert second.returncode == 1
-        assert f"port {port}" in second.stderr
+        assert f"127.0.0.1:{port}: Address already in use" in second.stderr
         assert "Traceback" not in second.stderr
 
 
