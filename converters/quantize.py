@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -167,6 +168,7 @@ class Quantizer:
             self._prepared = onnx.shape_inference.infer_shapes(_slim(simplify(self._source.model)))
             for node in self._prepared.graph.node:
                 node.name = node.name or next(name for name in node.output if name)
+            _flatten_biases(self._prepared)
         return self._prepared
 
 
@@ -179,6 +181,16 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships
     def get_next(self) -> Batch | None:
         """The next batch, or None after the last."""
         return next(self._batches, None)
+
+
+def _flatten_biases(model: onnx.ModelProto) -> None:
+    """Store biases of products [1, outputs], as scikit-learn's exporter gives them, as [outputs]: the tools take no others."""
+    view = GraphView(model)
+    for node in view.nodes:
+        bias = view.operand(node, 2) if node.op_type == "Gemm" else None
+        if bias is not None and bias.ndim == 2 and bias.shape[0] == 1 and len(view.readers(node.input[2])) == 1:
+            tensor = next(each for each in model.graph.initializer if each.name == node.input[2])
+            tensor.CopyFrom(numpy_helper.from_array(bias[0], tensor.name))
 
 
 def _first_line(error: Exception) -> str:

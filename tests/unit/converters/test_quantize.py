@@ -136,3 +136,16 @@ def test_a_full_disk_is_no_fault_of_the_recipe(tmp_path: Path) -> None:
     source = read_onnx(mlp_classifier(tmp_path / "m.onnx"))
     with pytest.raises(OSError, match="No space left"):
         Quantizer(source, batches=batches).apply(StaticRecipe())
+
+
+def test_a_bias_with_an_axis_too_many_is_quantized_as_scikit_learn_writes_it(tmp_path: Path) -> None:
+    path = mlp_classifier(tmp_path / "m.onnx")
+    model = onnx.load(str(path))
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("bias"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[None, :], tensor.name))
+    path.write_bytes(model.SerializeToString())
+    (tmp_path / "s.onnx").write_bytes(quantizer(path).apply(StaticRecipe()))
+    inputs = {"pixels": samples(100, seed=3)[0]}
+    before, after = load(path)(inputs)["scores"], load(tmp_path / "s.onnx")(inputs)["scores"]
+    assert np.mean(before.argmax(1) == after.argmax(1)) > 0.95
