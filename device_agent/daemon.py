@@ -67,13 +67,7 @@ def run(
         _tidy(directory)
         enrolled = _identity(config)
         boot = secrets.token_bytes(16)
-        transport = MqttTransport(
-            enrolled.broker,
-            enrolled.identity,
-            client_id=config.device,
-            chance=chance,
-            will=will_of(config.device, boot.hex()),
-        )
+        transport = _transport(config, enrolled, boot, chance)
         host = ModelHost(clock)
         outbox = Outbox(directory / "outbox.sqlite", boot=boot, cap_bytes=config.outbox_bytes)
         held.callback(outbox.close)
@@ -181,6 +175,11 @@ def _identity(config: AgentConfig) -> Enrolled:
     from device_agent import enrolment
 
     return enrolment.enrol(config.directory / identity.DIRECTORY, config.device, server=config.server, claim=config.claim)
+
+
+def _transport(config: AgentConfig, enrolled: Enrolled, boot: bytes, chance: Chance) -> MqttTransport:
+    will = will_of(config.device, boot.hex())
+    return MqttTransport(enrolled.broker, enrolled.identity, client_id=config.device, chance=chance, will=will)
 
 
 @contextmanager
