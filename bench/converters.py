@@ -1,0 +1,218 @@
+"""Edgeward's conversion beside onnxruntime's own quantizers: the same model, the same samples, one run.
+
+Digits has real labels. ResNet-8 has no samples here: it gets random images with structure, so only agreement and noise count.
+With scikit-learn and skl2onnx on the path, two models trained on the spot are measured too. With qemu-user, static int8 with
+all 8 bits also runs on an emulated AVX2 processor without VNNI, beside what our own check predicts of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+
+import converters
+from bench.interleaved import medians
+from converters.quantize import Quantizer
+from converters.recipe import StaticRecipe
+from converters.saturation import emulate, layers_at_risk
+from converters.sources import read_onnx
+from runtime import parity
+
+Array = NDArray[Any]
+
+_ROOT = Path(__file__).parents[1]
+_RESNET = _ROOT.parent / "shared" / "data" / "resnet8_cifar10" / "float.onnx"
+_CHILD = """
+import sys, numpy, onnxruntime
+options = onnxruntime.SessionOptions(); options.intra_op_num_threads = 1
+z = numpy.load(sys.argv[2])
+engine = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+numpy.save(sys.argv[3], engine.run(None, {sys.argv[4]: z[sys.argv[4]]})[0])
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and its samples; `labels` None: none are known."""
+
+    name: str
+    model: Path
+    input: str
+    samples: Array
+    labels: Array | None
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+    def __init__(self, case: Case, count: int) -> None:
+        self._rest = iter({case.input: case.samples[at : at + 1]} for at in range(count))
+
+    def get_next(self) -> dict[str, Array] | None:
+        return next(self._rest, None)
+
+
+def measure() -> dict[str, object]:
+    with tempfile.TemporaryDirectory(prefix="edgeward-bench-") as folder:
+        return {case.name: _measure(case, Path(folder)) for case in _cases(Path(folder))}
+
+
+def _cases(work: Path) -> Iterator[Case]:
+    with np.load(_ROOT / "examples" / "digits" / "digits.npz") as arrays:
+        yield Case("digits", _ROOT / "examples" / "digits" / "digits-v1.onnx", "pixels", arrays["pixels"], arrays["label"])
+    if _RESNET.exists():
+        yield Case("resnet8 (random images)", _RESNET, "input_1", _images(192) * np.float32(255), None)
+    if importlib.util.find_spec("sklearn") and importlib.util.find_spec("skl2onnx"):
+        yield from _scikit(work)
+
+
+def _images(count: int) -> Array:
+    walk = np.random.default_rng(0).normal(size=(count, 32, 32, 3)).cumsum(1).cumsum(2)
+    walk -= walk.min(axis=(1, 2, 3), keepdims=True)
+    return np.asarray(walk / walk.max(axis=(1, 2, 3), keepdims=True), np.float32)
+
+
+def _scikit(work: Path) -> Iterator[Case]:
+    sets, network, to_onnx = (
+        importlib.import_module(name) for name in ("sklearn.datasets", "sklearn.neural_network", "skl2onnx")
+    )
+    digits, diabetes = sets.load_digits(), sets.load_diabetes()
+    for name, data, kind, options in (
+        ("sklearn digits", digits, network.MLPClassifier, {"zipmap": False}),
+        ("sklearn diabetes", diabetes, network.MLPRegressor, {}),
+    ):
+        x = data.data.astype(np.float32)
+        x /= np.abs(x).max()
+        half = len(x) // 2
+        model = kind(hidden_layer_sizes=(256, 128), max_iter=300, random_state=0).fit(x[:half], data.target[:half])
+        path = work / f"{name.replace(' ', '-')}.onnx"
+        made = to_onnx.to_onnx(model, x[:1], options={id(model): options} if options else None, target_opset=17)
+        if len(made.graph.output) > 1:  # class numbers, then probabilities: the probabilities tell both
+            del made.graph.output[0]
+        path.write_bytes(made.SerializeToString())
+        labels = data.target[half:] if kind is network.MLPClassifier else None
+        yield Case(name, path, made.graph.input[0].name, x[half:], labels)
+
+
+def _measure(case: Case, work: Path) -> dict[str, object]:
+    folder = work / case.name.replace(" ", "-")
+    third = len(case.samples) // 3
+    arrays = {case.input: case.samples} | ({} if case.labels is None else {"label": case.labels.astype(np.int64)})
+    began = time.perf_counter()
+    bundle = converters.convert(case.model, arrays, model="bench", version="1.0.0", out=folder)
+    seconds = time.perf_counter() - began
+    files: dict[str, tuple[Path, dict[str, str]]] = {"given": (case.model, {})}
+    for variant in bundle.manifest.variants:
+        files[f"edgeward {variant.name}"] = (bundle.path(variant.file), variant.session_options)
+    failed: dict[str, object] = {}
+    for name, make in _PEERS.items():
+        path = work / f"{case.name}-{name}.onnx".replace(" ", "-")
+        try:
+            make(case, third, path)
+        except Exception as error:  # noqa: BLE001  # a peer that fails, however it does, is a result
+            failed[name] = {"failed": str(error).splitlines()[0][:200]}
+        else:
+            files[name] = (path, {})
+    table = _compare(case, files) | failed
+    first = f"edgeward {bundle.manifest.variants[0].name}"
+    return {
+        "seconds": round(seconds, 1),
+        "first choice": first,
+        "variants": table,
+        "saturation": _saturation(case, third, work),
+    }
+
+
+def _static(case: Case, count: int, path: Path) -> None:
+    quantize_static(case.model, path, _Reader(case, count))
+
+
+def _avx2(case: Case, count: int, path: Path) -> None:
+    quantize_static(
+        case.model, path, _Reader(case, count), per_channel=True, reduce_range=True,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+    )  # fmt: skip
+
+
+def _dynamic(case: Case, _count: int, path: Path) -> None:
+    quantize_dynamic(case.model, path)
+
+
+_PEERS: dict[str, Callable[[Case, int, Path], None]] = {
+    "onnxruntime static, default": _static,
+    "onnxruntime static, documented for AVX2": _avx2,
+    "onnxruntime dynamic, default": _dynamic,
+}
+
+
+def _engine(path: Path, options: dict[str, str]) -> onnxruntime.InferenceSession:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    settings.log_severity_level = 3
+    for name, value in options.items():
+        settings.add_session_config_entry(name, value)
+    return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+
+
+def _compare(case: Case, files: dict[str, tuple[Path, dict[str, str]]]) -> dict[str, object]:
+    engines = {name: _engine(*each) for name, each in files.items()}
+    held_out = case.samples[len(case.samples) // 3 :]
+    labels = None if case.labels is None else case.labels[len(case.samples) // 3 :]
+    answers = {name: engine.run(None, {case.input: held_out})[0] for name, engine in engines.items()}
+    one = {case.input: case.samples[:1]}
+    times = medians({name: partial(engine.run, None, one) for name, engine in engines.items()}, rounds=30, batch=20)
+    given = files["given"][0].stat().st_size
+    found: dict[str, object] = {}
+    for name, (path, _) in files.items():
+        figures: dict[str, float | None] = {
+            "size ratio": round(path.stat().st_size / given, 3),
+            "latency ratio": round(times[name] / times["given"], 3),
+            "SQNR dB": round(parity.sqnr_db(answers["given"], answers[name]), 1),
+        }
+        agreement = parity.agreement(answers["given"], answers[name]) if answers[name].shape[-1] > 1 else None
+        figures["agreement"] = None if agreement is None else round(agreement, 4)
+        figures["accuracy"] = None if labels is None else round(parity.accuracy(answers[name], labels) or 0.0, 4)
+        found[name] = figures
+    return found
+
+
+def _saturation(case: Case, count: int, work: Path) -> dict[str, object]:
+    """Static int8 with all 8 bits: what our check predicts for AVX2, and what an emulated AVX2 processor answers."""
+    samples = case.samples[:count]
+    quantizer = Quantizer(read_onnx(case.model), batches=lambda: [{case.input: samples}])
+    content = quantizer.apply(StaticRecipe(reduce_range=False))
+    model = onnx.load_from_string(content)
+    predicted = next(emulate(model, [{case.input: samples}]))[0]
+    wanted = _engine(case.model, {}).run(None, {case.input: samples})[0]
+    found: dict[str, object] = {"layers at risk": len(layers_at_risk(model)), "predicted SQNR dB": _db(wanted, predicted)}
+    if not shutil.which("qemu-x86_64"):
+        return found | {"measured": "needs qemu-user"}
+    path, data, answer = work / "full.onnx", work / "full.npz", work / "full.npy"
+    path.write_bytes(content)
+    np.savez(data, allow_pickle=False, **{case.input: samples})
+    command = ["qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", _CHILD, str(path), str(data), str(answer), case.input]
+    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    measured = np.load(answer)
+    found |= {"measured SQNR dB": _db(wanted, measured), "prediction to measurement dB": _db(measured, predicted)}
+    if measured.ndim == 2 and measured.shape[1] > 1:
+        found["predicted agreement"] = round(parity.agreement(wanted, predicted) or 0.0, 4)
+        found["measured agreement"] = round(parity.agreement(wanted, measured) or 0.0, 4)
+    return found
+
+
+def _db(reference: Array, actual: Array) -> float:
+    return round(parity.sqnr_db(reference, actual), 1)
