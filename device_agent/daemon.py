@@ -83,6 +83,7 @@ def run(
             clock=clock,
             chance=chance,
         )
+        held.enter_context(_stopped_by(agent, stopping))
         agent.begin()
         server = LocalServer(host, address=config.address, port=config.port)
         server.start()
@@ -92,7 +93,6 @@ def run(
         for worker in workers:
             worker.start()
             held.callback(worker.stop)
-        held.enter_context(_stopped_by(agent, stopping))
         transport.start()
         held.callback(transport.stop)
         agent.run()
