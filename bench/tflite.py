@@ -167,7 +167,7 @@ def _written(content: bytes) -> Path:
 
 
 def _cold(model: Path) -> dict[str, float]:
-    """A fresh process: imports, conversion, proof, calibration, quantization, file. Median of the wall's and processor's seconds.
+    """A fresh process: imports, conversion, proof, calibration, quantization. Median seconds of the wall and the processor.
 
     The two are apart where other programs keep the machine busy.
     """

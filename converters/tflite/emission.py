@@ -168,7 +168,7 @@ class Emission:
         return self._reshape(tensor, shape)
 
     def for_each_sample(self, tensor: Tensor, shape: Shape) -> Tensor:
-        """The same for each sample, with a free first axis of size 1 before: zeros that the samples count are added.
+        """The same for each sample, along the one free axis of `shape`: zeros, as many as there are samples, are added.
 
         BROADCAST_TO would need a shape that is known at run time only, and takes the rest of the graph from the delegate.
         """

@@ -49,7 +49,7 @@ class Prepared:
     """A model in the form that the emitter takes: nodes in order of computation, shapes of all tensors.
 
     `varying` names the constants that differ with the number of samples. A constant that is the same for each sample stands
-    in `constants` once, with its first axis of size 1, and its shape says that the axis is free.
+    in `constants` once, with that axis of size 1, and its shape says that the axis is free.
     """
 
     nodes: tuple[Node, ...]
@@ -132,18 +132,19 @@ def _prepared(first: onnx.ModelProto, second: onnx.ModelProto) -> Prepared:
         raise RecipeFailed("computes otherwise for another number of samples. Export it with a fixed number of samples")
     constants, others = _constants(graph), _constants(second.graph)
     varying = {name for name, values in constants.items() if not _same(values, others.get(name))}
-    repeated = {name for name in varying if _repeats(constants[name], others.get(name))}
-    constants |= {name: constants[name][:1] for name in repeated}
+    axes = {name: _repeated_axis(constants[name], others.get(name)) for name in varying}
+    repeated = {name: axis for name, axis in axes.items() if axis is not None}
+    constants |= {name: np.take(constants[name], [0], axis) for name, axis in repeated.items()}
     here, there = _types(first), _types(second)
     shapes = {name: _shape(name, sizes, there.get(name, ((), None))[0]) for name, (sizes, _) in here.items()}
-    shapes |= {name: _constant_shape(values, repeated=name in repeated) for name, values in constants.items()}
+    shapes |= {name: _constant_shape(values, repeated.get(name)) for name, values in constants.items()}
     dtypes = {name: dtype for name, (_, dtype) in here.items()} | {name: values.dtype for name, values in constants.items()}
     return Prepared(
         nodes=nodes,
         inputs=tuple(value.name for value in graph.input if value.name not in constants),
         outputs=tuple(value.name for value in graph.output),
         constants=constants,
-        varying=frozenset(varying - repeated),
+        varying=frozenset(varying - set(repeated)),
         shapes=shapes,
         dtypes=dtypes,
         opset=max((entry.version for entry in first.opset_import if entry.domain in ("", "ai.onnx")), default=0),
@@ -191,15 +192,20 @@ def _same(values: Array, other: Array | None) -> bool:
     return bool(np.array_equal(values, other, equal_nan=values.dtype.kind == "f"))
 
 
-def _repeats(values: Array, other: Array | None) -> bool:
-    """Whether the constant is the same for each sample: a class token, say, that was expanded."""
-    if other is None or not values.ndim or values.shape != (_COUNTS[0], *other.shape[1:]) or other.shape[0] != _COUNTS[1]:
-        return False
-    return bool((values == values[:1]).all() and (other == values[:1]).all())
+def _repeated_axis(values: Array, other: Array | None) -> int | None:
+    """Along which axis the constant is the same for each sample: a class token, say, or a first state, that was expanded."""
+    if other is None or values.ndim != other.ndim:
+        return None
+    for axis in range(values.ndim):
+        one = np.take(values, [0], axis)
+        grows = (values.shape[axis], other.shape[axis]) == _COUNTS and one.shape == np.take(other, [0], axis).shape
+        if grows and bool((values == one).all() and (other == one).all()):
+            return axis
+    return None
 
 
-def _constant_shape(values: Array, *, repeated: bool) -> Shape:
-    return Shape(values.shape, (repeated, *[False] * (values.ndim - 1))) if repeated else Shape.fixed(values.shape)
+def _constant_shape(values: Array, free_axis: int | None) -> Shape:
+    return Shape(values.shape, tuple(axis == free_axis for axis in range(values.ndim)))
 
 
 _Type = tuple[tuple[int, ...] | None, np.dtype[Any]]

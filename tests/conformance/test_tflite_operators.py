@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from converters.tflite.operators import TABLE
 from tests.support.tflite_cases import SAMPLES, Array, Case, assert_agree, graph
@@ -175,6 +177,14 @@ CASES = [
     Case("DepthToSpace", [IMAGE], attributes={"blocksize": 2}),
     Case("DepthToSpace", [(N, 8, 2, 3)], attributes={"blocksize": 2, "mode": "CRD"}, name="CRD"),
     Case("SpaceToDepth", [(N, 3, 4, 6)], attributes={"blocksize": 2}),
+    # sequences: steps, samples, features
+    *(
+        Case(op, [(5, 2, 3)], {1: numbers(ways, gates * 4, 3), 2: numbers(ways, gates * 4, 4), 3: numbers(ways, gates * 8)},
+             {"hidden_size": 4, "direction": direction, **more}, outputs=outputs, opset=14, name=f"{direction}{len(more)}")
+        for op, gates, outputs in (("LSTM", 4, 3), ("GRU", 3, 2), ("RNN", 1, 2))
+        for direction, ways in (("forward", 1), ("reverse", 1), ("bidirectional", 2))
+        for more in ({}, *([{"linear_before_reset": 1}] if op == "GRU" else []))
+    ),
     # parts
     Case("Slice", [IMAGE], {1: ints(1), 2: ints(3), 3: ints(1)}),
     Case("Slice", [IMAGE], {1: ints(0, -3), 2: ints(99, -1), 3: ints(2, 3), 4: ints(2, 1)}, name="steps"),
@@ -221,13 +231,30 @@ def test_an_operator_answers_as_onnx_does(case: Case, moved: bool) -> None:
 
 
 def test_where_chooses_as_onnx_does() -> None:
-    import onnx
-    from onnx import helper
-
     nodes = [helper.make_node("Greater", ["a", "b"], ["c"]), helper.make_node("Where", ["c", "a", "b"], ["y"])]
     values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [N, 3, 4]) for name in ("a", "b", "y")]
     made = helper.make_graph(nodes, "where", values[:2], values[2:])
     assert_agree(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("ways", [1, 2])
+def test_sequences_have_a_free_number_of_samples(op: str, ways: int) -> None:
+    gates, direction = {"LSTM": 4, "GRU": 3, "RNN": 1}[op], "bidirectional" if ways == 2 else "reverse"
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node(op, ["t", "w", "r"], ["s", "h"], hidden_size=4, direction=direction),
+        helper.make_node("Transpose", ["s"], ["y"], perm=[2, 0, 1, 3]),
+        helper.make_node("Transpose", ["h"], ["z"], perm=[1, 0, 2]),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", (N, 5, 3)), ("y", (N, 5, ways, 4)), ("z", (N, ways, 4)))
+    ]
+    constants = {"w": numbers(ways, gates * 4, 3), "r": numbers(ways, gates * 4, 4)}
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    made = helper.make_graph(nodes, "sequence", values[:1], values[1:], weights)
+    assert_agree(helper.make_model(made, opset_imports=[helper.make_opsetid("", 14)], ir_version=9))
 
 
 def test_every_operator_of_the_table_has_a_case() -> None:
