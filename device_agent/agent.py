@@ -394,6 +394,7 @@ class Agent:
         now = self._around.clock.monotonic()
         for waiting in self._around.outbox.due(now):
             channel = topics.device(self._device, "event" if waiting.lane is Lane.EVENTS else "telemetry")
+            # Marked first: a frame that may have left is never merged into another, or a crash in between would count it twice.
+            self._around.outbox.sent(waiting, now=now)
             if not self._around.transport.publish(channel, waiting.payload, qos=1):
                 return
-            self._around.outbox.sent(waiting, now=now)

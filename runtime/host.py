@@ -117,13 +117,14 @@ class ModelHost:
             seconds = time.perf_counter() - started
             finite = all_finite(outputs)
             classes = room.usage.classes_of(outputs) if finite else None
+            blame: ErrorKind = "non_finite" if finite or all_finite(inputs) else "invalid_input"
         except InvalidInput:
             self._leave_failed(room, "invalid_input")
             raise
         except BaseException:
             self._leave_failed(room, "failed")
             raise
-        self._leave(room, seconds, classes)
+        self._leave(room, seconds, classes, blame)
         return Inference(outputs, room.identity, finite, room.labels)
 
     def describe(self, model_name: str, *, version: str | None = None) -> Served:
@@ -182,11 +183,11 @@ class ModelHost:
             room.users += 1
         return room
 
-    def _leave(self, room: _Room, seconds: float, classes: list[int] | None) -> None:
-        """Out of the room with an answer; `classes` None: one that is not finite."""
+    def _leave(self, room: _Room, seconds: float, classes: list[int] | None, blame: ErrorKind) -> None:
+        """Out of the room with an answer; `classes` None: one that is not finite, for which `blame` says whose fault it was."""
         with self._lock:
             if classes is None:
-                room.usage.not_finite(seconds)
+                room.usage.not_finite(seconds, blame)
             else:
                 room.usage.answered(seconds, classes)
             room.users -= 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import numpy as np
@@ -31,8 +32,8 @@ def looks_like_scores(spec: TensorSpec) -> bool:
     return len(spec.shape) == 2 and 2 <= spec.shape[1] <= limits.CLASSES and spec.datatype not in ("BOOL", "BYTES")
 
 
-def all_finite(arrays: dict[str, Array]) -> bool:
-    """Whether no floating-point output holds NaN or infinity."""
+def all_finite(arrays: Mapping[str, Array]) -> bool:
+    """Whether no floating-point array holds NaN or infinity."""
     return all(_finite(array) for array in arrays.values() if array.dtype.kind == "f")
 
 
@@ -93,10 +94,10 @@ class UsageCounter:
         if len(self._seconds) >= _FOLD_AT or len(self._classes) >= _FOLD_AT:
             self._fold()
 
-    def not_finite(self, seconds: float) -> None:
-        """Count one answer with NaN or infinity in it: it took its time and it is an error."""
+    def not_finite(self, seconds: float, blame: ErrorKind) -> None:
+        """Count one answer with NaN or infinity in it: it took its time and it is an error, the model's or its input's."""
         self._timed(seconds)
-        self.failed("non_finite")
+        self.failed(blame)
 
     def failed(self, kind: ErrorKind) -> None:
         """Count one request without a good answer."""

@@ -169,6 +169,16 @@ def test_healthy_and_faulty_answers_are_counted_since_activation() -> None:
     assert (host.healthy("other"), host.errors("other")) == (0, 0)
 
 
+def test_an_answer_that_is_no_number_because_the_question_was_none_is_not_held_against_the_model() -> None:
+    host = ModelHost()
+    host.activate(identity(), model_of(ScriptedEngine(lambda x: np.full((1, 3), x.sum(), np.float32))))
+    spoilt = {name: np.full_like(array, np.nan) for name, array in X.items()}
+    assert host.infer("digits", spoilt).finite is False
+    assert (host.healthy("digits"), host.errors("digits")) == (0, 0)
+    [usage] = host.take_usage(1001.0)
+    assert usage.errors == {"invalid_input": 1}
+
+
 def test_usage_is_what_happened_since_the_last_take() -> None:
     clock = FrozenClock(1000.0)
     host = ModelHost(clock)
