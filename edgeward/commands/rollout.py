@@ -101,7 +101,7 @@ def list_rollouts(*, data_dir: Path, as_json: bool) -> None:
     if as_json:
         terminal.print_json(found)
         return
-    columns = ("id", "release", "state", "cohort", "committed", "failed", "begun", "detail")
+    columns = ("id", "release", "state", "cohort", "run it now", "failed", "begun", "detail")
     rows = [
         (
             each["id"],
