@@ -20,6 +20,7 @@ from fleet_protocol.tensors import NUMPY_NAMES, DataType, TensorName
 from runtime import oip_binary
 from runtime.engine import Array
 from runtime.errors import InferenceFailed, MalformedRequest
+from runtime.usage import all_finite
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
@@ -68,7 +69,7 @@ class _Response(msgspec.Struct, frozen=True, omit_defaults=True):
     model_version: str
     outputs: list[_Tensor]
     id: str | None = None
-    parameters: dict[str, Any] = {}
+    parameters: Mapping[str, Any] = {}
 
 
 class WantedOutput(NamedTuple):
@@ -118,15 +119,12 @@ def decode_request(body: bytes | memoryview, *, header_length: int | None = None
     if section is not None:
         section.end()
     # The protocol lets a client list no outputs to get all of them.
-    wanted = request.outputs or None
+    parameters = request.parameters
     binary = _binary_by_default(request, raw=section is not None)
-    return InferRequest(
-        inputs,
-        tuple(_wanted(output, binary=binary) for output in wanted) if wanted else None,
-        request.id,
-        binary,
-        {name: value for name, value in request.parameters.items() if name != "binary_data_output"},
-    )
+    if "binary_data_output" in parameters:
+        parameters = {name: value for name, value in parameters.items() if name != "binary_data_output"}
+    wanted = tuple([_wanted(output, binary=binary) for output in request.outputs]) if request.outputs else None
+    return InferRequest(inputs, wanted, request.id, binary, parameters)
 
 
 def encode_response(
@@ -145,7 +143,7 @@ def encode_response(
     """
     tensors: list[_Tensor] = []
     raw: list[bytes | memoryview] = []
-    for wanted in request.outputs or (WantedOutput(name, request.binary) for name in outputs):
+    for wanted in request.outputs or [WantedOutput(name, request.binary) for name in outputs]:
         array = outputs.get(wanted.name)
         if array is None:
             raise MalformedRequest(f"The model has no output {wanted.name}; it has {', '.join(outputs)}.")
@@ -158,7 +156,7 @@ def encode_response(
             tensors.append(_tensor(wanted.name, array))
         else:
             raise InferenceFailed(f"{model} {version} answered NaN or infinity, which JSON cannot say.")
-    parameters = dict(request.parameters) if finite else {**request.parameters, "finite": False}
+    parameters = request.parameters if finite else {**request.parameters, "finite": False}
     head = msgspec.json.encode(_Response(model, version, tensors, request.id, parameters))
     return Answer(b"".join([head, *raw]), len(head)) if raw else Answer(head, None)
 
@@ -168,7 +166,7 @@ def _opened(body: bytes | memoryview, header_length: int | None) -> tuple[_Reque
     if header_length is not None and header_length > len(body):
         raise MalformedRequest(f"Inference-Header-Content-Length is {header_length}, and the body has only {len(body)} bytes.")
     try:
-        request = _DECODER.decode(bytes(body[:header_length]))
+        request = _DECODER.decode(body if header_length is None else bytes(body[:header_length]))
     except _UNREADABLE as error:
         raise MalformedRequest(f"The body is not an inference request: {error}.") from error
     return request, None if header_length is None else oip_binary.Section(memoryview(body)[header_length:])
@@ -287,10 +285,13 @@ def _integers(values: list[int], given: _Input) -> Array:
 
 
 def _floats(values: list[float], given: _Input) -> Array:
+    array = np.array(values, np.float64)  # finite: JSON has nothing else, and the decoder refuses 1e999
+    if given.datatype == "FP64":
+        return array
     with np.errstate(over="ignore"):
-        array = np.array(values, np.float64).astype(NUMPY_NAMES[given.datatype])
-    if not np.isfinite(array).all():
-        raise MalformedRequest(f"Input {given.name} has a value outside of {given.datatype}.")
+        array = array.astype(NUMPY_NAMES[given.datatype])
+        if not all_finite({given.name: array}):
+            raise MalformedRequest(f"Input {given.name} has a value outside of {given.datatype}.")
     return array
 
 

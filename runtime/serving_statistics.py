@@ -35,7 +35,11 @@ class Spent(NamedTuple):
 
     def total(self) -> int:
         """All of it."""
-        return sum(self)
+        return self.queue + self.decode + self.infer + self.encode
+
+    def plus(self, other: Spent) -> Spent:
+        """Both together."""
+        return Spent(self.queue + other.queue, self.decode + other.decode, self.infer + other.infer, self.encode + other.encode)
 
 
 @dataclass(slots=True)
@@ -77,7 +81,7 @@ class ServingStatistics:
             totals.total_s += seconds
             if outcome == "answered":
                 totals.samples += samples
-                totals.spent = Spent(*map(int.__add__, totals.spent, spent))
+                totals.spent = totals.spent.plus(spent)
                 totals.last = now
             else:
                 totals.failed_ns += nanoseconds
