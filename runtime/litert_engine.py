@@ -89,15 +89,19 @@ def _interpreter(path: Path, threads: int | None) -> Any:  # noqa: ANN401  # the
 
 
 def _tensors(interpreter: Any) -> tuple[dict[str, _Details], dict[str, _Details]]:  # noqa: ANN401  # the package has no types
-    """Inputs and outputs by name: the names of the one signature, where there is one; else those of the tensors."""
+    """Inputs and outputs by name, in the model's own order. The names are the one signature's, where there is one."""
+    given, wanted = interpreter.get_input_details(), interpreter.get_output_details()
     signatures = interpreter.get_signature_list()
     if len(signatures) == 1:
         runner = interpreter.get_signature_runner(next(iter(signatures)))
-        return runner.get_input_details(), runner.get_output_details()
-    return (
-        {details["name"]: details for details in interpreter.get_input_details()},
-        {details["name"]: details for details in interpreter.get_output_details()},
-    )
+        return _in_order(runner.get_input_details(), given), _in_order(runner.get_output_details(), wanted)
+    return {details["name"]: details for details in given}, {details["name"]: details for details in wanted}
+
+
+def _in_order(named: dict[str, _Details], tensors: list[_Details]) -> dict[str, _Details]:
+    """A signature comes sorted by name; which output is the first one, says the model."""
+    order = [int(details["index"]) for details in tensors]
+    return dict(sorted(named.items(), key=lambda each: order.index(int(each[1]["index"]))))
 
 
 def _spec(name: str, details: _Details, path: Path) -> TensorSpec:

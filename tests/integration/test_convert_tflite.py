@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import converters
 from converters.errors import SettingsRejected
+from converters.tflite import emit, prepare
 from edgeward.cli import main
 from fleet_io.bundle_directory import Bundle, open_bundle
 from runtime import load
@@ -72,6 +73,26 @@ def test_the_runtime_sees_the_models_own_inputs_and_outputs_with_a_free_batch(bu
             answer = model({"pixels": np.zeros((count, 1, 8, 8), np.float32)})["probabilities"]
             assert answer.shape == (count, 10)
             np.testing.assert_allclose(answer.sum(axis=1), 1, atol=0.02)
+    finally:
+        model.close()
+
+
+def test_the_runtime_sees_several_inputs_and_outputs_in_the_models_order(tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in ("b", "a", "z", "m", "c")]
+    nodes = [
+        helper.make_node("Relu", ["b"], ["z"]),
+        helper.make_node("Sub", ["a", "b"], ["m"]),
+        helper.make_node("Neg", ["a"], ["c"]),
+    ]
+    made = helper.make_graph(nodes, "several", values[:2], values[2:])
+    source = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "m.tflite").write_bytes(emit(prepare(source)))
+    model = load(tmp_path / "m.tflite")
+    try:
+        assert [spec.name for spec in model.inputs] == ["b", "a"]
+        assert [spec.name for spec in model.outputs] == ["z", "m", "c"]
+        answer = model({"b": np.full((2, 4), 3, np.float32), "a": np.full((2, 4), 5, np.float32)})
+        assert {name: float(each[1, 1]) for name, each in answer.items()} == {"z": 3.0, "m": 2.0, "c": -5.0}
     finally:
         model.close()
 
