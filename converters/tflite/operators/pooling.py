@@ -82,8 +82,7 @@ def _pool(call: Call, tensor: Tensor, layout: Layout, window: Window, padding: P
 
 
 def _bordered_for_maximum(call: Call, tensor: Tensor, window: Window) -> Tensor:
-    producer = call.emission.graph.producers().get(id(tensor))
-    if producer is not None and producer.kind in _NOT_NEGATIVE:
+    if _is_never_negative(call, tensor):
         return bordered(call, tensor, window)
     border = max(*window.before, *window.after)
     if 2 * border <= min(kernel for kernel in window.kernel if kernel > 1) and border <= min(
@@ -91,6 +90,14 @@ def _bordered_for_maximum(call: Call, tensor: Tensor, window: Window) -> Tensor:
     ):
         return bordered(call, tensor, window, kind="SYMMETRIC")
     return bordered(call, tensor, window, kind="PADV2", fill=call.emission.scalar(float(np.finfo(np.float32).min)))
+
+
+def _is_never_negative(call: Call, tensor: Tensor) -> bool:
+    producers = call.emission.graph.producers()
+    producer = producers.get(id(tensor))
+    while producer is not None and producer.kind in ("TRANSPOSE", "RESHAPE"):
+        producer = producers.get(id(producer.inputs[0]))
+    return producer is not None and producer.kind in _NOT_NEGATIVE
 
 
 def _corrections(window: Window, *, included: bool) -> Array:

@@ -177,6 +177,25 @@ def test_a_constant_that_is_repeated_for_each_sample_grows_with_the_batch() -> N
     assert "BROADCAST_TO" not in kinds(made)
 
 
+def test_an_input_that_is_repeated_for_each_sample_grows_with_the_batch() -> None:
+    nodes = [
+        node("Shape", "x", "s"), node("Gather", "s zero", "n"), node("Concat", "n rest", "wanted", axis=0),
+        node("Expand", "one wanted", "many"), node("Concat", "many x", "y", axis=1),
+    ]  # fmt: skip
+    made = model(nodes, {"zero": np.array([0]), "rest": np.array([2, 4])}, x=(N, 3, 4), y=(N, 5, 4))
+    made.graph.input.append(helper.make_tensor_value_info("one", TensorProto.FLOAT, [1, 1, 4]))
+    assert_agree(made)
+    assert not {"BROADCAST_TO", "SHAPE"} & set(kinds(made))
+
+
+def test_a_border_around_a_maximum_is_zero_where_nothing_is_negative_and_mirrored_elsewhere() -> None:
+    pool = node("MaxPool", "t", "y", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    for before, wanted in (("Relu", "PAD"), ("Tanh", "MIRROR_PAD")):
+        made = model([node(before, "x", "t"), pool], {}, x=(N, 3, 8, 8), y=(N, 3, 4, 4))
+        assert {"PAD", "PADV2", "MIRROR_PAD"} & set(kinds(made)) == {wanted}
+        assert_agree(made)
+
+
 @pytest.mark.parametrize(
     ("op", "attributes", "why"),
     [

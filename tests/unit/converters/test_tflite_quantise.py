@@ -96,6 +96,16 @@ def test_inputs_outputs_and_softmax_stay_float_and_the_batch_free(maker: TfliteM
     assert operations(content)[-2:] == ["DEQUANTIZE", "SOFTMAX"]
 
 
+def test_the_batch_stays_free_where_the_quantizer_makes_the_output_anew() -> None:
+    model = classifier()
+    del model.graph.node[-1]
+    model.graph.output[0].name = "g"
+    content = TfliteMaker(model, batches=batches).apply(TFLITE[1])
+    assert operations(content)[-1] == "DEQUANTIZE"
+    wanted = Interpreter(model_content=content).get_signature_runner().get_output_details()["g"]
+    assert wanted["shape_signature"].tolist() == [-1, 8]
+
+
 def test_integer_inputs_and_outputs_leave_no_float_operation(maker: TfliteMaker) -> None:
     content = maker.apply(INTEGER)
     given, wanted = details(content)
