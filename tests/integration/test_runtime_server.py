@@ -16,6 +16,7 @@ import pytest
 
 import runtime
 from runtime import InferenceFailed, ModelHost, ModelIdentity
+from runtime.answering import INLINE_BYTES
 from runtime.errors import CannotListen
 from runtime.oip_app import EXTENSIONS
 from runtime.server import LocalServer
@@ -301,6 +302,21 @@ def test_a_fast_model_runs_on_the_servers_own_thread_once_it_is_measured(serving
             assert client.post(INFER, json=body).status_code == 200
     assert names[0].startswith("oip_")
     assert names[-1].startswith("http-")
+
+
+def test_a_large_body_does_not_run_on_the_servers_own_thread(serving: Any) -> None:
+    host, names = ModelHost(), []
+
+    def answer(_: np.ndarray) -> np.ndarray:
+        names.append(threading.current_thread().name)
+        return np.ones((1, 3), np.float32)
+
+    body = json.dumps(scripted(host, ScriptedEngine(answer)))
+    with serving(host) as client:
+        for content in (body, body, body.ljust(INLINE_BYTES + 1)):
+            assert client.post(INFER, content=content).status_code == 200
+    assert names[1].startswith("http-")
+    assert names[2].startswith("oip_")
 
 
 def test_health_is_answered_while_a_slow_model_works(serving: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
@@ -262,6 +263,9 @@ def test_a_repository_lets_clients_switch_its_models_on_and_off(tmp_path: Path) 
             assert client.infer("digits", [pixels()[1]]).as_numpy("scores").shape == (3, 10)
             states = {each["name"]: each["state"] for each in client.get_model_repository_index()}
             assert states == {"digits": "READY", "gone": "UNAVAILABLE", "other": "UNAVAILABLE"}
+            index = f"{server.url}/v2/repository/index"
+            assert [each["name"] for each in httpx.post(index, json={"ready": True}).json()] == ["digits"]
+            assert [httpx.post(index, content=wrong).status_code for wrong in (b"[", b"[]", b'{"ready": 1}')] == [400] * 3
             client.unload_model("digits")
             assert not client.is_model_ready("digits")
             for status, name, options in (("404", "stranger", {}), ("400", "gone", {}), ("400", "other", {"config": "{}"})):

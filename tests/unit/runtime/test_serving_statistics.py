@@ -1,0 +1,47 @@
+"""The local server's totals: what is added up, and that they stay small."""
+
+from __future__ import annotations
+
+from runtime.serving_statistics import BOUNDS_S, KEPT, ServingStatistics, Spent
+
+MS = 1_000_000
+
+
+def test_answers_add_up_and_other_ends_are_kept_apart() -> None:
+    statistics = ServingStatistics()
+    for _ in range(2):
+        statistics.record("m", "1", "answered", Spent(1 * MS, 2 * MS, 3 * MS, 4 * MS), samples=5, now=7.0)
+    statistics.record("m", "1", "invalid", Spent(decode=20 * MS), samples=1, now=8.0)
+    totals = statistics.of("m", "1")
+    assert dict(totals.outcomes) == {"answered": 2, "invalid": 1}
+    assert (totals.samples, totals.spent, totals.failed_ns, totals.last) == (
+        10,
+        Spent(2 * MS, 4 * MS, 6 * MS, 8 * MS),
+        20 * MS,
+        7.0,
+    )
+    assert abs(totals.total_s - 0.04) < 1e-9
+    assert {bound: count for bound, count in zip((*BOUNDS_S, None), totals.buckets, strict=True) if count} == {
+        0.01: 2,
+        0.025: 1,
+    }
+
+
+def test_what_is_read_does_not_change_any_more() -> None:
+    statistics = ServingStatistics()
+    statistics.record("m", "1", "answered", Spent(infer=1), samples=1, now=1.0)
+    before, everything = statistics.of("m", "1"), statistics.all()
+    statistics.record("m", "1", "answered", Spent(infer=1), samples=1, now=1.0)
+    assert before.outcomes["answered"] == everything["m", "1"].outcomes["answered"] == 1
+    assert sum(before.buckets) == 1
+    assert statistics.of("m", "2").samples == 0
+
+
+def test_only_the_last_versions_are_kept() -> None:
+    statistics = ServingStatistics()
+    for number in range(KEPT + 3):
+        statistics.record("m", str(number), "answered", Spent(), samples=1, now=1.0)
+    kept = statistics.all()
+    assert len(kept) == KEPT
+    assert ("m", "2") not in kept
+    assert ("m", str(KEPT + 2)) in kept
