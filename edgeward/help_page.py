@@ -28,18 +28,19 @@ def page() -> str:
 
 
 def _helps() -> Iterator[tuple[str, str]]:
+    top = click.Context(cli.cli, info_name="edgeward", terminal_width=WIDTH, **cli.cli.context_settings)
     for name in sorted(cli.COMMANDS):
-        yield from _help(importlib.import_module(f"edgeward.commands.{name}").command, f"edgeward {name}")
+        yield from _help(importlib.import_module(f"edgeward.commands.{name}").command, name, top)
 
 
-def _help(command: click.Command, path: str) -> Iterator[tuple[str, str]]:
-    context = click.Context(command, info_name=path, terminal_width=WIDTH, max_content_width=WIDTH)
-    yield path, "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+def _help(command: click.Command, name: str, parent: click.Context) -> Iterator[tuple[str, str]]:
+    context = click.Context(command, info_name=name, parent=parent)
+    yield context.command_path, "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
     if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            child = command.get_command(context, name)
+        for below in command.list_commands(context):
+            child = command.get_command(context, below)
             if child is not None:
-                yield from _help(child, f"{path} {name}")
+                yield from _help(child, below, context)
 
 
 if __name__ == "__main__":
