@@ -64,7 +64,7 @@ class Gone(Exception):
 class Exchange:
     """One request: where it goes and what it says. `parts` is the path without its leading slash, cut at the others."""
 
-    __slots__ = ("headers", "method", "parts", "path", "receive")
+    __slots__ = ("came_whole", "headers", "method", "parts", "path", "receive")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.receive = receive
@@ -72,6 +72,8 @@ class Exchange:
         self.parts: list[str] = self.path.split("/")[1:]
         self.method: str = scope["method"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.came_whole = False
+        """Whether the last of its body was received; to ask for more would be to wait until the client hangs up."""
 
     def only(self, method: str) -> None:
         """Raises `Refused` when the request's method is another."""
@@ -84,8 +86,8 @@ class Exchange:
 
     async def let_finish(self) -> None:
         """Read on and keep nothing: most clients look for an answer only after they sent everything; a reset destroys it."""
-        if b"expect" in self.headers:
-            return  # this one waits for our answer before it sends
+        if self.came_whole or b"expect" in self.headers:
+            return  # nothing comes any more, or only after our answer
         unread = 0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_UNREAD_TIMEOUT_S):
@@ -120,9 +122,10 @@ class Bodies:
                     if message["type"] == "http.disconnect":
                         raise Gone
                     piece: bytes = message.get("body", b"")
+                    more = message.get("more_body", False)
+                    exchange.came_whole = not more
                     self._hold(took, len(piece))
                     took += len(piece)
-                    more = message.get("more_body", False)
                     if lead_in is None and not pieces and not more:
                         return piece
                     pieces += piece

@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -234,7 +235,9 @@ def test_all_bodies_together_are_bounded_and_room_comes_back(serving: Any, host:
         for each in held:
             each.sendall(head(9_001) + body)  # and one byte is still to come
         until(lambda: client.post(INFER, content=body).status_code == 503, "the bodies under way were counted")
+        began = time.perf_counter()
         assert client.post(INFER, content=body).headers["retry-after"] == "1"
+        assert time.perf_counter() - began < 3, "the refusal waited for more of a body that had come whole"
         held[0].sendall(b" ")
         assert held[0].recv(4096).startswith(b"HTTP/1.1 200 ")
         for each in held[1:]:
