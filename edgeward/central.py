@@ -25,7 +25,7 @@ from edgeward.broker import Mosquitto
 from edgeward.errors import BrokerUnavailable, NoAddressForDevices
 from fleet_io import durable
 from fleet_io.clock import Clock, system_chance
-from fleet_io.errors import ListenFailed
+from fleet_io.errors import ConfigurationError, ListenFailed
 from fleet_io.http_server import HttpServer, ServerCertificate
 from fleet_io.mqtt import Broker, MqttTransport
 from fleet_io.ownership import owning
@@ -96,6 +96,8 @@ class Central:
                 f"{self.settings.host} means every address of this machine, and none that a device could be given. "
                 "Name one by which devices reach it, as --hostname fleet.example.org."
             )
+        if self.settings.api_port == self.settings.mqtt_port:
+            raise ConfigurationError(f"api_port and mqtt_port are both {self.settings.api_port}. Give each a port of its own.")
         with self._held:
             self._held.enter_context(owning(durable.make_directory(self.settings.data_dir, mode=0o700), "`edgeward up`"))
             registry, telemetry = self._prepare()

@@ -90,6 +90,8 @@ def check_cohort(cohort: str) -> str:
     names = cohort.split(",")
     if len(names) > NAMED_DEVICES:
         raise InvalidRequest(f"The cohort names {len(names)} devices; at most {NAMED_DEVICES} may be named.")
+    if EVERYONE in names and len(names) > 1:
+        raise InvalidRequest(f"The cohort {cohort!r} names {EVERYONE!r} beside devices.", "Give one or the other.")
     for name in names:
         check_name(name, "device name or 'all'")
     return cohort

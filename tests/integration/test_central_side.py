@@ -96,6 +96,12 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(tmp_path: Path) -> None:
     assert "65535" in refused.stderr
 
 
+def test_one_port_for_both_is_said_to_be_one_port(tmp_path: Path) -> None:
+    refused = edgeward("up", "--data-dir", str(tmp_path / "central"), "--api-port", "18443", "--mqtt-port", "18443")
+    assert refused.returncode == 1
+    assert "api_port and mqtt_port are both 18443" in refused.stderr
+
+
 def test_without_the_operators_token_nothing_is_told(central: CentralSide) -> None:
     import httpx
 

@@ -235,6 +235,12 @@ def test_cohorts_that_name_nobody_are_refused(cohort: str) -> None:
         planner.check_cohort(cohort)
 
 
+@pytest.mark.parametrize("cohort", ["all,shelf-1", "shelf-1,all"])
+def test_a_cohort_is_everyone_or_names_and_not_both(cohort: str) -> None:
+    with pytest.raises(InvalidRequest, match="names 'all' beside devices"):
+        planner.check_cohort(cohort)
+
+
 def test_a_cohort_may_name_only_so_many() -> None:
     with pytest.raises(InvalidRequest, match="at most 1000"):
         planner.check_cohort(",".join(f"d{at}" for at in range(1001)))
