@@ -1,19 +1,16 @@
 """The tables of telemetry's database, and how it is opened: SQLite now, PostgreSQL by URL later.
 
-Only portable column types and statements are used. On SQLite every write transaction begins with `BEGIN IMMEDIATE`, so two
-writers wait for one another instead of failing half-way, and a commit is on the disk when it returns.
+Only portable column types and statements are used; `fleet_io.sql` says how SQLite is made to behave.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import (
     BigInteger,
     Column,
-    Connection,
     Engine,
     Float,
     ForeignKey,
@@ -23,15 +20,12 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
-    create_engine,
-    event,
 )
 from sqlalchemy.exc import DatabaseError
-from sqlalchemy.pool import ConnectionPoolEntry
 
+from fleet_io.sql import make_engine
 from fleet_telemetry.errors import StoreUnavailable
 
-BUSY_S: Final = 30
 WHOLE_LIFE: Final = 0
 """The `hour` of the row that adds up all hours of a release; it is never deleted, so Prometheus counters never fall."""
 
@@ -110,10 +104,7 @@ counters = Table(
 
 def open_database(database: Path | str) -> Engine:
     """Connect to a file (SQLite) or a URL, and create what is missing. Raises `StoreUnavailable`."""
-    engine = create_engine(f"sqlite:///{database}" if isinstance(database, Path) else database)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin)
+    engine = make_engine(f"sqlite:///{database}" if isinstance(database, Path) else database)
     try:
         with engine.begin() as connection:
             tables.create_all(connection)
@@ -124,13 +115,3 @@ def open_database(database: Path | str) -> Engine:
             "Make room on its disk, or move the file away; a new one is made then.",
         ) from error
     return engine
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # transactions begin where SQLAlchemy says so, not where sqlite3 guesses
-    for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_S * 1000}"):
-        connection.execute(f"PRAGMA {setting}")
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reading") else "BEGIN IMMEDIATE")

@@ -1,18 +1,15 @@
 """The tables of the registry's database, and how it is opened: SQLite now, PostgreSQL by URL later.
 
-Only portable column types and statements are used. On SQLite every write transaction begins with `BEGIN IMMEDIATE`, so two
-writers wait for one another instead of failing half-way, and a commit is on the disk when it returns.
+Only portable column types and statements are used; `fleet_io.sql` says how SQLite is made to behave.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Final
 
 from sqlalchemy import (
     Boolean,
     Column,
-    Connection,
     Engine,
     Float,
     Index,
@@ -21,15 +18,11 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    create_engine,
-    event,
 )
 from sqlalchemy.exc import DatabaseError
-from sqlalchemy.pool import ConnectionPoolEntry
 
+from fleet_io.sql import make_engine
 from model_registry.errors import Damaged
-
-BUSY_S: Final = 30
 
 tables: Final = MetaData()
 
@@ -159,10 +152,7 @@ Index("rollouts_by_model", rollouts.c.model, rollouts.c.id)
 
 def open_database(url: str) -> Engine:
     """Connect, and create what is missing. Raises `Damaged` when the database cannot be read."""
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_immediate)
+    engine = make_engine(url)
     try:
         with engine.begin() as connection:
             tables.create_all(connection)
@@ -170,13 +160,3 @@ def open_database(url: str) -> Engine:
         engine.dispose()
         raise Damaged(f"The registry's database {url} cannot be used: {error.orig}.", "Restore it from its copy.") from error
     return engine
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # transactions begin where SQLAlchemy says so, not where sqlite3 guesses
-    for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_S * 1000}"):
-        connection.execute(f"PRAGMA {setting}")
-
-
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reading") else "BEGIN IMMEDIATE")
