@@ -26,8 +26,6 @@ def _console(*, stderr: bool) -> Console:
 out: Final = _console(stderr=False)
 err: Final = _console(stderr=True)
 
-JsonValue = dict[str, "JsonValue"] | list["JsonValue"] | str | int | float | bool | None
-
 
 def json_option(command: F) -> F:
     """`--json`: print one JSON document on stdout instead of tables."""

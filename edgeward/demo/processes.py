@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import threading
@@ -102,12 +101,3 @@ def troupe(directory: Path, clock: Clock, *, keep: bool, environment: Mapping[st
         raise
     if not keep:
         made.stop()
-
-
-def exists(pid: int) -> bool:
-    """Whether a process runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

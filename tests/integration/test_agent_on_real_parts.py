@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
+from tests.support.central_side import edgeward
 from tests.support.real_fleet import AgentProcess, RealFleet, agent_process, real_fleet
 from tests.support.releases import make_release, question
 from tests.support.waiting import until
@@ -130,8 +129,3 @@ def test_a_second_agent_on_its_directory_or_its_port_is_refused_in_one_line(flee
     assert "is in use by another agent." in same.stderr
     assert f"127.0.0.1:{port}: Address already in use" in taken.stderr
     assert "Traceback" not in same.stderr + taken.stderr
-
-
-def edgeward(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command, as a user runs it."""
-    return subprocess.run([sys.executable, "-m", "edgeward", *arguments], capture_output=True, text=True, timeout=60)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.support import models
+from tests.support.central_side import edgeward
 
 EDGEWARD = (sys.executable, "-m", "edgeward")
 
@@ -27,10 +28,6 @@ def model(tmp_path: Path) -> Path:
 def sample(tmp_path: Path) -> Path:
     np.save(tmp_path / "sample.npy", models.samples(2)[0])
     return tmp_path / "sample.npy"
-
-
-def edgeward(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*EDGEWARD, *map(str, arguments)], capture_output=True, text=True, timeout=60)
 
 
 def test_predict_shows_the_best_classes(model: Path, sample: Path) -> None:

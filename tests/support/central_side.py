@@ -86,9 +86,10 @@ def drain(process: subprocess.Popen[str]) -> None:
     threading.Thread(target=read, daemon=True).start()
 
 
-def edgeward(*arguments: str, timeout_s: float = WAIT_S) -> subprocess.CompletedProcess[str]:
+def edgeward(*arguments: object, timeout_s: float = WAIT_S) -> subprocess.CompletedProcess[str]:
     """One command, as a user runs it."""
-    return subprocess.run([sys.executable, "-m", "edgeward", *arguments], capture_output=True, text=True, timeout=timeout_s)
+    command = [sys.executable, "-m", "edgeward", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
 
 
 @contextmanager
