@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from fleet_io.clock import Clock, SystemClock
 from fleet_protocol.telemetry import ModelUsage
@@ -46,6 +46,14 @@ class Inference(NamedTuple):
     identity: ModelIdentity
     finite: bool = True
     labels: tuple[str, ...] = ()
+
+
+class Observer(Protocol):
+    """Is told every answer, on the thread that asked for it: it must be quick, raise nothing, and change no array."""
+
+    def __call__(self, inputs: Mapping[str, Array], inference: Inference, seconds: float) -> None:
+        """One answer, and the seconds that the model took for it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,7 @@ class ModelHost:
         self._lock = threading.Lock()
         self._rooms: dict[str, _Room] = {}
         self._former: deque[_Room] = deque(maxlen=_KEPT_USAGES)
+        self._observers: dict[str, Observer] = {}
 
     def activate(self, identity: ModelIdentity, model: Model, labels: tuple[str, ...] = ()) -> None:
         """Let `model` answer for `identity.model` from now on. The host owns it, and closes it when another replaces it."""
@@ -125,7 +134,22 @@ class ModelHost:
             self._leave_failed(room, "failed")
             raise
         self._leave(room, seconds, classes, blame)
-        return Inference(outputs, room.identity, finite, room.labels)
+        inference = Inference(outputs, room.identity, finite, room.labels)
+        if self._observers:
+            self._observed(model_name, inputs, inference, seconds)
+        return inference
+
+    def observe(self, model_name: str, observer: Observer | None) -> None:
+        """Tell `observer` that model's answers from now on, whichever version gives them; None: nobody."""
+        with self._lock:
+            if observer is None:
+                self._observers.pop(model_name, None)
+            else:
+                self._observers[model_name] = observer
+
+    def observer(self, model_name: str) -> Observer | None:
+        """Who is told that model's answers."""
+        return self._observers.get(model_name)
 
     def describe(self, model_name: str, *, version: str | None = None) -> Served:
         """What is active under that name. Raises `NotServing`."""
@@ -160,6 +184,11 @@ class ModelHost:
             self._former.clear()
             self._former.extend(working)
         return [usage for usage in usages if usage is not None]
+
+    def _observed(self, model_name: str, inputs: Mapping[str, Array], inference: Inference, seconds: float) -> None:
+        observer = self._observers.get(model_name)
+        if observer is not None:
+            observer(inputs, inference, seconds)
 
     def _retire(self, room: _Room, *, successor: Model | None) -> bool:
         """Take the room out of use; whether nobody is inside, so that its model can be closed now."""
