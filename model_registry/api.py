@@ -137,9 +137,9 @@ class Api:
         return Reply(self.publication.metadata(call.path["file"]))
 
     def _has_blob(self, call: Call) -> Reply:
-        size = self.blobs.size(call.path["digest"])
+        size = self.blobs.whole_size(call.path["digest"])  # a publisher that asks can send again what was damaged here
         if size is None:
-            raise BlobMissing(f"There is no blob {call.path['digest']}.")
+            raise BlobMissing(f"There is no whole blob {call.path['digest']}.")
         return Reply({"digest": call.path["digest"], "size": size})
 
     def _put_blob(self, call: Call) -> Reply:

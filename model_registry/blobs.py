@@ -26,6 +26,10 @@ class BlobStore(Protocol):
         """Bytes of that content, or None when it is not here. Raises `StoreFailed`."""
         ...
 
+    def whole_size(self, digest: str) -> int | None:
+        """`size` of content that still hashes to its digest; None also when it was damaged. Raises `StoreFailed`."""
+        ...
+
     def put(self, digest: str, pieces: Iterable[bytes], *, limit: int = limits.BLOB_BYTES) -> int:
         """Keep the content that `pieces` make up; gives its size.
 
@@ -66,6 +70,17 @@ class DirectoryBlobStore:
             return None
         except OSError as error:
             raise _failure(error, f"{digest} cannot be looked for") from error
+
+    def whole_size(self, digest: str) -> int | None:
+        """See `BlobStore`."""
+        size = self.size(digest)
+        if size is None:
+            return None
+        try:
+            with self._path(digest).open("rb") as file:
+                return size if hashlib.file_digest(file, "sha256").hexdigest() == hex_of(digest) else None
+        except OSError as error:
+            raise _failure(error, f"{digest} cannot be read") from error
 
     def put(self, digest: str, pieces: Iterable[bytes], *, limit: int = limits.BLOB_BYTES) -> int:
         """See `BlobStore`."""

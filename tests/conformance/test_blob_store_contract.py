@@ -101,6 +101,12 @@ def test_an_upload_that_breaks_off_leaves_nothing(store: BlobStore) -> None:
     assert store.size(DIGEST) is None
 
 
+def test_what_is_whole_has_its_size_and_what_is_not_there_none(store: BlobStore) -> None:
+    assert store.whole_size(DIGEST) is None
+    store.put(DIGEST, [CONTENT])
+    assert store.whole_size(DIGEST) == len(CONTENT)
+
+
 def test_putting_twice_is_putting_once(store: BlobStore) -> None:
     store.put(DIGEST, [CONTENT])
     assert store.put(DIGEST, [CONTENT]) == len(CONTENT)
@@ -129,6 +135,7 @@ def test_more_than_the_limit_is_not_read(store: BlobStore) -> None:
 def test_what_is_no_digest_touches_nothing(store: BlobStore, digest: str) -> None:
     for attempt in (
         lambda: store.size(digest),
+        lambda: store.whole_size(digest),
         lambda: store.put(digest, [b""]),
         lambda: store.read(digest, limit=1),
         lambda: store.read_chunk(digest, 0, 1),
@@ -161,6 +168,9 @@ def test_a_blob_that_changed_on_the_disk_is_named_and_not_handed_out(tmp_path: P
     blob_file(tmp_path).write_bytes(b"?" + CONTENT[1:])
     with pytest.raises(Damaged, match=DIGEST.removeprefix("sha256:")):
         store.read(DIGEST, limit=len(CONTENT))
+    assert store.whole_size(DIGEST) is None
+    store.put(DIGEST, [CONTENT])
+    assert store.whole_size(DIGEST) == len(CONTENT)
 
 
 def test_a_disk_that_refuses_is_said_and_leaves_nothing(tmp_path: Path) -> None:

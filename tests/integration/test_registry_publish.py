@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -102,12 +102,17 @@ def test_publishing_the_same_bytes_again_changes_nothing_and_says_so(world: Regi
     assert world.client.get("/v1/metadata/timestamp.json").content == before
 
 
-def test_publishing_again_brings_back_a_file_that_the_registry_lost(world: RegistryWorld, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "harm", [Path.unlink, lambda path: path.write_bytes(b"?" + path.read_bytes()[1:])], ids=["lost", "damaged"]
+)
+def test_publishing_again_brings_back_a_file_that_the_registry_lost_or_damaged(
+    world: RegistryWorld, tmp_path: Path, harm: Callable[[Path], object]
+) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     world.publish(bundle)
     lost = bundle.manifest.golden.file
     (found,) = world.layout.blobs.glob(f"*/{hex_of(lost.digest)}")
-    found.unlink()
+    harm(found)
     again = world.publish(bundle)
     assert (again.created, again.uploaded) == (False, lost.size)
     assert found.read_bytes() == bundle.path(lost).read_bytes()
