@@ -53,3 +53,11 @@ CLASSES: Final = 4096
 """Distinct predicted classes, or error types, counted in one report."""
 LABEL_CHARACTERS: Final = 200
 """Of a predicted class or error type; the rest is cut off."""
+
+PROCESSING_BYTES: Final = 64 * KIB
+STEPS: Final = 16
+"""Steps of processing for one tensor."""
+PICTURE_SIDE: Final = 8192
+"""Pixels along one side, of what a step may ask for."""
+DETECTIONS: Final = 10_000
+"""Boxes that processing may keep of one picture."""

@@ -15,6 +15,7 @@ from fleet_protocol import codec, limits
 from fleet_protocol.digests import CHUNK_DIGEST_BYTES, Digest, chunk_count
 from fleet_protocol.errors import MalformedMessage
 from fleet_protocol.names import Name, Version
+from fleet_protocol.processing import KNOWN_STEPS, Processing, check_processing
 from fleet_protocol.tensors import TensorSpec
 
 MANIFEST_FILE: Final = "manifest.json"
@@ -108,6 +109,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     profile: Descriptor
     parity: Descriptor
     lineage: Lineage
+    processing: Processing | msgspec.UnsetType = msgspec.UNSET
+    """What is done to pictures before, and to outputs after; a manifest without it has not even the key."""
 
     def files(self) -> tuple[Descriptor, ...]:
         """Every file of the bundle but the manifest itself."""
@@ -130,7 +133,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 def decode_manifest(content: bytes) -> Manifest:
     """Read and check a manifest. Raises `ProtocolError`."""
-    manifest = codec.decode(content, Manifest, limit=limits.MANIFEST_BYTES, what="manifest")
+    manifest = _read(content)
     names = [variant.name for variant in manifest.variants]
     if len(set(names)) != len(names):
         raise MalformedMessage(f"manifest names a variant twice: {', '.join(names)}")
@@ -139,7 +142,20 @@ def decode_manifest(content: bytes) -> Manifest:
     _check_paths(manifest.files())
     if manifest.golden.file.size > limits.GOLDEN_BYTES or manifest.profile.size > limits.PROFILE_BYTES:
         raise MalformedMessage("manifest's golden file or profile is larger than a device reads")
+    if manifest.processing is not msgspec.UNSET:
+        check_processing(manifest.processing, manifest.inputs, manifest.outputs)
     return manifest
+
+
+def _read(content: bytes) -> Manifest:
+    try:
+        return codec.decode(content, Manifest, limit=limits.MANIFEST_BYTES, what="manifest")
+    except MalformedMessage as error:
+        if "$.processing" not in str(error):
+            raise
+        raise MalformedMessage(
+            f"{error}: this release wants processing that this Edgeward does not know. {KNOWN_STEPS} Update Edgeward here"
+        ) from error
 
 
 def _check(descriptor: Descriptor) -> None:
