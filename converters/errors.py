@@ -32,3 +32,7 @@ class RecipeFailed(ConversionError):
 
 class UnsupportedOperator(RecipeFailed):
     """The model has a node for which a TFLite variant has no form. The message names the node and says what to do."""
+
+
+class TrainingFailed(ConversionError):
+    """A training broke: its loss is no number any more. Train more slowly, or with other data."""
