@@ -24,6 +24,7 @@ from runtime.host import ModelHost
 from runtime.oip_app import OpenInference
 from runtime.repository import Repository
 from runtime.serving_statistics import ServingStatistics
+from runtime.shadow import Shadow
 from runtime.tfs_app import TensorFlowServing
 
 log = logging.getLogger(__name__)
@@ -96,11 +97,14 @@ class Application:
         raise exchange.nothing_here("The Open Inference Protocol begins at /v2, TensorFlow Serving's API at /v1.")
 
     def _metrics(self) -> bytes:
-        active = []
+        active, shadows = [], []
         for identity in self._host.identities():
+            observer = self._host.observer(identity.model)
+            if isinstance(observer, Shadow):
+                shadows.append(observer.record())
             with contextlib.suppress(NotServing):  # it may have ended just now
                 active.append(self._host.describe(identity.model))
-        return prometheus_text.exposition(self._statistics.all(), active, self._refusals, self._bodies.held)
+        return prometheus_text.exposition(self._statistics.all(), active, self._refusals, self._bodies.held, shadows)
 
     def _check_token(self, exchange: Exchange, wanted: bytes) -> None:
         if not hmac.compare_digest(exchange.headers.get(b"authorization", b""), wanted):

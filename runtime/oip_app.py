@@ -20,6 +20,8 @@ from runtime.exchange import Exchange, Header, Refused, RefusedUnread, Response,
 from runtime.host import Served
 from runtime.repository import Repository
 from runtime.serving_statistics import Spent, Totals
+from runtime.shadow import Shadow
+from runtime.shadow_record import ShadowRecord
 
 NAME: Final = "edgeward"
 PROTOCOL_VERSION: Final = "2"
@@ -89,8 +91,8 @@ class OpenInference:
         if rest == ["infer"]:
             exchange.only("POST")
             return await self._infer(exchange, name, version)
-        if rest not in ([], ["ready"], ["config"], ["stats"]):
-            raise exchange.nothing_here("A model has /infer, /ready, /config and /stats.")
+        if rest not in ([], ["ready"], ["config"], ["stats"], ["shadow"]):
+            raise exchange.nothing_here("A model has /infer, /ready, /config, /stats and /shadow.")
         exchange.only("GET")
         served = self._answering.describe(name, version)
         match rest:
@@ -100,7 +102,15 @@ class OpenInference:
                 return json_response(_config(served))
             case ["stats"]:
                 return self._statistics([served])
+            case ["shadow"]:
+                return json_response(self._shadow(name))
         return json_response(_metadata(served))
+
+    def _shadow(self, name: str) -> ShadowRecord:
+        observer = self._host.observer(name)
+        if not isinstance(observer, Shadow):
+            raise Refused(404, f"{name} has no shadow. One begins with `edgeward serve … --shadow CANDIDATE`.")
+        return observer.record()
 
     async def _infer(self, exchange: Exchange, name: str, version: str | None) -> Response:
         said = exchange.headers.get(oip_binary.HEADER)

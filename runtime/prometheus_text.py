@@ -5,12 +5,13 @@ Labels are models and versions that are or were active here, never what a client
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
 from runtime.host import Served
 from runtime.serving_statistics import BOUNDS_S, Totals
+from runtime.shadow_record import ShadowRecord
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 _NS: Final = 1_000_000_000
@@ -18,9 +19,16 @@ _NS: Final = 1_000_000_000
 Numbers = Mapping[tuple[str, str], Totals]
 
 
-def exposition(totals: Numbers, active: Iterable[Served], refusals: Mapping[int, int], held_bytes: int) -> bytes:
+def exposition(
+    totals: Numbers,
+    active: Iterable[Served],
+    refusals: Mapping[int, int],
+    held_bytes: int,
+    shadows: Sequence[ShadowRecord] = (),
+) -> bytes:
     """The whole page. `refusals` counts responses by status, `held_bytes` the bodies under way."""
-    return "".join(f"{line}\n" for line in _lines(totals, active, refusals, held_bytes)).encode()
+    lines = (*_lines(totals, active, refusals, held_bytes), *_shadows(shadows))
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _lines(totals: Numbers, active: Iterable[Served], refusals: Mapping[int, int], held_bytes: int) -> Iterator[str]:
@@ -45,6 +53,28 @@ def _lines(totals: Numbers, active: Iterable[Served], refusals: Mapping[int, int
         yield f"edgeward_refusals_total{_labels(status=str(status))} {count}"
     yield from _head("edgeward_held_body_bytes", "gauge", "Bytes of request bodies under way.")
     yield f"edgeward_held_body_bytes {held_bytes}"
+
+
+def _shadows(records: Sequence[ShadowRecord]) -> Iterator[str]:
+    if not records:
+        return
+    yield from _head(
+        "edgeward_shadow_requests", "gauge", "Sampled requests since the live version began, by what became of them."
+    )
+    for each in records:
+        for outcome, count in sorted(each.requests.items()):
+            labels = _labels(model=each.model, version=each.live, candidate=each.candidate, outcome=outcome)
+            yield f"edgeward_shadow_requests{labels} {count}"
+    yield from _head(
+        "edgeward_shadow_agreement", "gauge", "Share of samples to which the candidate gave the live version's class."
+    )
+    for each in records:
+        if each.agreement is not None:
+            labels = _labels(model=each.model, version=each.live, candidate=each.candidate)
+            yield f"edgeward_shadow_agreement{labels} {each.agreement!r}"
+    yield from _head("edgeward_shadow_cpu_seconds_total", "counter", "CPU time that shadowing took.")
+    for each in records:
+        yield f"edgeward_shadow_cpu_seconds_total{_labels(model=each.model, candidate=each.candidate)} {each.cpu_s!r}"
 
 
 def _histograms(totals: Numbers) -> Iterator[str]:

@@ -13,6 +13,7 @@ from edgeward import terminal
 from runtime import ModelHost
 from runtime.repository import Repository
 from runtime.server import LocalServer
+from runtime.shadow import Allowance, Shadow
 from runtime.sources import find
 
 
@@ -26,6 +27,23 @@ from runtime.sources import find
 @click.option("--manage", is_flag=True, help="Let clients unload the model and load it again.")
 @click.option("--variant", help="Variant of a bundle.  [default: the publisher's first]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of one inference.  [default: the engine's]")
+@click.option(
+    "--shadow", metavar="CANDIDATE", type=click.Path(path_type=Path), help="Bundle or model that gets copies of requests."
+)
+@click.option(
+    "--shadow-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=Allowance().share,
+    show_default=True,
+    help="Share of requests that the candidate gets.",
+)
+@click.option(
+    "--shadow-cpu",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=Allowance().cpu_share,
+    show_default=True,
+    help="Share of one core that the candidate may take.",
+)
 @terminal.json_option
 def command(
     model: Path,
@@ -36,6 +54,9 @@ def command(
     manage: bool,
     variant: str | None,
     threads: int | None,
+    shadow: Path | None,
+    shadow_share: float,
+    shadow_cpu: float,
     as_json: bool,
 ) -> None:
     """Answer requests for one model over HTTP.
@@ -44,12 +65,16 @@ def command(
     REST API; /metrics is for Prometheus. Serves a bundle directory, or an .onnx or .tflite file, until Ctrl-C or SIGTERM.
     With --json, stdout says where it listens. Without a token, everybody who can connect may ask.
 
+    A --shadow gets copies of some requests in a process of its own; clients never see its answers. How it compares is at
+    /v2/models/MODEL/shadow and in /metrics.
+
     \b
     Examples:
       edgeward serve digits-1.0.0
       edgeward serve model.onnx --port 0 --json
       edgeward serve model.onnx --address unix:/run/model.sock --token-file token
-      curl http://127.0.0.1:8000/v2/models/digits
+      edgeward serve digits-1.0.0 --shadow digits-1.1.0 --shadow-share 0.2
+      curl http://127.0.0.1:8000/v2/models/digits/shadow
     """
     source = find(model, variant=variant)
     host = ModelHost()
@@ -60,7 +85,10 @@ def command(
         signal.signal(number, lambda *_: stopping.set())
     repository = Repository(host, [source], threads=threads) if manage else None
     server = LocalServer(host, address=address, port=port, repository=repository, token=_token(token_file))
+    beside = None if shadow is None else Shadow(host, source.identity.model, find(shadow), Allowance(shadow_share, shadow_cpu))
     server.start()
+    if beside is not None:
+        beside.start()
     try:
         name = source.identity.model
         if as_json:
@@ -69,8 +97,12 @@ def command(
             f"[bold green]Serving {name} {source.identity.version}[/] ({source.identity.variant}, {served.engine})"
         )
         terminal.err.print(f"  POST {server.url}/v2/models/{name}/infer · stop with Ctrl-C")
+        if beside is not None:
+            terminal.err.print(f"  {shadow} gets copies in the shadow: GET {server.url}/v2/models/{name}/shadow")
         stopping.wait()
     finally:
+        if beside is not None:
+            beside.stop()
         server.stop()
         host.deactivate(source.identity.model)
 
