@@ -2,7 +2,7 @@
 
 An engine opens one model file and runs it. It maps its own errors at this boundary: `ModelRejected` on opening,
 `InvalidInput` and `InferenceFailed` on running, and nothing else comes out. The format is told by the file's content, since
-files on a device are named by digest; an engine that does not work is an error and never a reason to take another one.
+files on a device are named by digest; nothing is passed over in silence: an engine says what it is and why it was taken.
 One suite holds for all of them: tests/conformance/test_engine_conformance.py.
 """
 
@@ -31,7 +31,12 @@ class Engine(Protocol):
 
     @property
     def description(self) -> str:
-        """Which engine this is, for people: name, version, device."""
+        """Which engine this is, for people: name, version, device, and what does not run on that device."""
+        ...
+
+    @property
+    def choice(self) -> str:
+        """Why this engine and device were taken, and what was passed over, for people."""
         ...
 
     @property
@@ -73,17 +78,29 @@ def format_of(path: Path) -> Format:
     return "tflite" if head[4:8] == _TFLITE_MAGIC else "onnx"
 
 
-def open_engine(path: Path, *, session_options: Mapping[str, str], threads: int | None) -> Engine:
+def open_engine(
+    path: Path,
+    *,
+    session_options: Mapping[str, str],
+    threads: int | None,
+    provider: str | None = None,
+    delegate: Path | None = None,
+) -> Engine:
     """Open the file with the engine that its content needs. Raises `ModelRejected`.
 
-    `threads` bounds the threads of one run; None leaves it to the engine.
+    `threads` bounds the threads of one run; None leaves it to the engine. `provider` is for ONNX (`runtime.providers`),
+    `delegate`, the path of a library, for TFLite.
     """
     if threads is not None and threads < 1:
         raise ModelRejected(f"threads = {threads} cannot run anything. Give 1 or more, or none to let the engine choose.")
     if format_of(path) == "tflite":
+        if provider not in (None, "cpu", "auto"):
+            raise ModelRejected(f"{path} is a TFLite model, which takes a delegate and no provider {provider!r}.")
         from runtime.litert_engine import LiteRtEngine
 
-        return LiteRtEngine(path, session_options=session_options, threads=threads)
+        return LiteRtEngine(path, session_options=session_options, threads=threads, delegate=delegate)
+    if delegate is not None:
+        raise ModelRejected(f"{path} is an ONNX model, which takes an execution provider and no delegate.")
     from runtime.onnx_engine import OnnxEngine
 
-    return OnnxEngine(path, session_options=session_options, threads=threads)
+    return OnnxEngine(path, session_options=session_options, threads=threads, provider=provider)

@@ -1,4 +1,4 @@
-"""LiteRT (TFLite) on the CPU behind `Engine`: `ai-edge-litert` with its built-in XNNPACK delegate.
+"""TFLite behind `Engine`: LiteRT, or tflite-runtime (`runtime.litert_package`), with XNNPACK or an external delegate.
 
 An interpreter holds the tensors of one run, so runs take turns; a request of another shape resizes it first. Operators that
 the package does not have (custom ones, TensorFlow's own) fail on opening.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +15,10 @@ import msgspec
 import numpy as np
 
 from fleet_protocol.tensors import DYNAMIC, NUMPY_NAMES, DataType, TensorSpec
+from runtime import litert_package
 from runtime.engine import Array
 from runtime.errors import EngineUnavailable, InferenceFailed, InvalidInput, ModelRejected
+from runtime.litert_package import Package
 
 _DATATYPES: Final[dict[str, DataType]] = {name: kind for kind, name in NUMPY_NAMES.items() if kind != "BYTES"}
 
@@ -28,22 +29,30 @@ _Details = dict[str, Any]
 class LiteRtEngine:
     """One interpreter; see `Engine`."""
 
-    def __init__(self, path: Path, *, session_options: Mapping[str, str], threads: int | None) -> None:
+    def __init__(
+        self, path: Path, *, session_options: Mapping[str, str], threads: int | None, delegate: Path | None = None
+    ) -> None:
         if session_options:
             raise ModelRejected(f"TFLite variants take no session options; {path} has {', '.join(sorted(session_options))}.")
+        package = litert_package.find()
+        loaded = [] if delegate is None else [_delegate(package, delegate)]
         try:
-            self._interpreter = _interpreter(path, threads)
+            self._interpreter = package.interpreter(
+                model_path=str(path), num_threads=threads, experimental_delegates=loaded or None
+            )
             self._interpreter.allocate_tensors()
             given, wanted = _tensors(self._interpreter)
         except (ValueError, RuntimeError, OSError) as error:
-            raise ModelRejected(f"{path} is not a model that LiteRT can load: {_said(error)}") from error
+            raise ModelRejected(f"{path} is not a model that {package.title} can load: {_said(error)}") from error
+        self._called = package.title
         self._turn = threading.Lock()
         self._index = {name: int(details["index"]) for name, details in given.items()}
         self._shapes = {name: tuple(map(int, details["shape"])) for name, details in given.items()}
         self._answers = [int(details["index"]) for details in wanted.values()]
         self.inputs = tuple(_spec(name, details, path) for name, details in given.items())
         self.outputs = tuple(_spec(name, details, path) for name, details in wanted.items())
-        self.description = f"LiteRT {metadata.version('ai-edge-litert')}, CPU with XNNPACK"
+        self.description = f"{package.title}, " + ("CPU with XNNPACK" if delegate is None else f"delegate {delegate.name}")
+        self.choice = package.choice + ("" if delegate is None else f"; the delegate {delegate} was asked for")
 
     def run(self, inputs: dict[str, Array]) -> list[Array]:
         """See `Engine`."""
@@ -55,7 +64,7 @@ class LiteRtEngine:
                 self._interpreter.invoke()
                 return [self._interpreter.get_tensor(index) for index in self._answers]
             except (ValueError, RuntimeError) as error:
-                raise InferenceFailed(f"LiteRT failed: {_said(error)}") from error
+                raise InferenceFailed(f"{self._called} failed: {_said(error)}") from error
 
     def close(self) -> None:
         """See `Engine`. Waits for the run that is under way."""
@@ -67,25 +76,27 @@ class LiteRtEngine:
         if not changed:
             return
         if any(0 in shape for shape in changed.values()):
-            raise InvalidInput("LiteRT takes no empty batch. Send at least one sample.")
+            raise InvalidInput("A TFLite model takes no empty batch. Send at least one sample.")
         try:
             for name, shape in changed.items():
                 self._interpreter.resize_tensor_input(self._index[name], shape)
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             self._shapes = dict.fromkeys(self._shapes, ())  # unknown now: the next run resizes everything
-            raise InvalidInput(f"LiteRT cannot take these shapes together: {_said(error)}") from error
+            raise InvalidInput(f"{self._called} cannot take these shapes together: {_said(error)}") from error
         self._shapes |= changed
 
 
-def _interpreter(path: Path, threads: int | None) -> Any:  # noqa: ANN401  # the package has no types
+def _delegate(package: Package, path: Path) -> Any:  # noqa: ANN401  # the package has no types
+    if not path.is_file():
+        raise EngineUnavailable(f"There is no delegate {path}. Give the path of its library, such as libedgetpu.so.1.")
     try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
+        return package.load_delegate(str(path.resolve()))
+    except (ValueError, RuntimeError, OSError, AttributeError) as error:
         raise EngineUnavailable(
-            f"{path} is a TFLite model and LiteRT is not installed: pip install 'edgeward[tflite]'."
+            f"{path} cannot be loaded as a delegate of {package.title}: {_said(error) or type(error).__name__}. "
+            "It must export tflite_plugin_create_delegate, be built for this processor, and find its device."
         ) from error
-    return Interpreter(model_path=str(path), num_threads=threads)
 
 
 def _tensors(interpreter: Any) -> tuple[dict[str, _Details], dict[str, _Details]]:  # noqa: ANN401  # the package has no types

@@ -34,6 +34,7 @@ class Model:
         self.inputs: Final = engine.inputs
         self.outputs: Final = engine.outputs
         self.engine: Final = engine.description
+        self.choice: Final = engine.choice
         self._wanted = tuple((spec.name, _Wanted(spec)) for spec in engine.inputs)
         self._output_names = tuple(spec.name for spec in engine.outputs)
         self._only_output = self._output_names[0] if len(self._output_names) == 1 else None
@@ -76,13 +77,22 @@ class Model:
             engine.close()
 
 
-def load(path: Path, *, session_options: Mapping[str, str] = NO_OPTIONS, threads: int | None = None) -> Model:
+def load(
+    path: Path,
+    *,
+    session_options: Mapping[str, str] = NO_OPTIONS,
+    threads: int | None = None,
+    provider: str | None = None,
+    delegate: Path | None = None,
+) -> Model:
     """Open a model file (ONNX or TFLite, told by content).
 
     `session_options` are the variant's own from the manifest, such as `session.disable_quant_qdq=1`; `threads` bounds the
-    threads of one run (1 or more). Raises `ModelRejected`, whatever the file holds.
+    threads of one run (1 or more). `provider` is where an ONNX model runs (`cpu`, `cuda:0`, `auto`, …: `runtime.providers`),
+    `delegate` the library that runs a TFLite model; without them it is the CPU. Raises `ModelRejected`, whatever the file
+    holds, and its `EngineUnavailable` where that provider or delegate does not work here.
     """
-    return Model(open_engine(path, session_options=session_options, threads=threads))
+    return Model(open_engine(path, session_options=session_options, threads=threads, provider=provider, delegate=delegate))
 
 
 class _Wanted:

@@ -1,12 +1,16 @@
-"""onnxruntime on the CPU behind `Engine`: options from a closed list, external data contained, no custom operators.
+"""onnxruntime behind `Engine`: options from a closed list, external data contained, no custom operators.
 
-Idle threads sleep (`allow_spinning` is off): onnxruntime's default burns some 50 ms of CPU after every run, which a device
-on battery or with other work cannot afford. A variant's own session options come on top.
+It runs on the CPU unless another execution provider is asked for (`runtime.providers`). What such a provider leaves to the CPU
+is counted and named in `description`; that it takes nothing at all is an error. Idle threads sleep (`allow_spinning` is off):
+onnxruntime's default burns some 50 ms of CPU after every run, which a device on battery or with other work cannot afford. A
+variant's own session options come on top.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,11 +18,16 @@ import msgspec
 import onnxruntime as ort
 
 from fleet_protocol.tensors import DYNAMIC, DataType, TensorSpec
+from runtime import providers
 from runtime.engine import Array
-from runtime.errors import InferenceFailed, InvalidInput, ModelRejected
+from runtime.errors import EngineUnavailable, InferenceFailed, InvalidInput, ModelRejected
 from runtime.onnx_files import check_external_data
 
 PROVIDER: Final = "CPUExecutionProvider"
+AUTO_SHARE: Final = 0.75
+"""Of a model's nodes, at least: a provider that takes fewer is not chosen by `auto`, since copies cost more than it gains."""
+_NAMED: Final = 4
+"""Kinds of nodes that a description names."""
 
 _DATATYPES: Final[dict[str, DataType]] = {
     "tensor(bool)": "BOOL",
@@ -71,15 +80,14 @@ _LOG_NOTHING: Final = 4
 
 
 class OnnxEngine:
-    """One `InferenceSession`; see `Engine`."""
+    """One `InferenceSession`; see `Engine`. `provider` is None for the CPU, or what `runtime.providers` understands."""
 
-    def __init__(self, path: Path, *, session_options: Mapping[str, str], threads: int | None) -> None:
-        options = make_options(session_options, threads)
+    def __init__(
+        self, path: Path, *, session_options: Mapping[str, str], threads: int | None, provider: str | None = None
+    ) -> None:
         check_external_data(path)
-        try:
-            session = ort.InferenceSession(str(path), options, providers=[PROVIDER])
-        except Exception as error:  # onnxruntime's errors have no common root
-            raise ModelRejected(f"{path} is not a model that onnxruntime {ort.__version__} can load: {_said(error)}") from error
+        opened = _opened(path, session_options, threads, provider)
+        session = opened.session
         self.inputs = tuple(_spec(node, path) for node in session.get_inputs())
         self.outputs = tuple(_spec(node, path) for node in session.get_outputs())
         self._session = session
@@ -88,7 +96,8 @@ class OnnxEngine:
         self._run = session._sess.run  # noqa: SLF001
         self._output_names = [spec.name for spec in self.outputs]
         self._run_options = _quiet_run()
-        self.description = f"onnxruntime {ort.__version__}, CPU"
+        self.description = f"onnxruntime {ort.__version__}, {opened.where}"
+        self.choice = opened.choice
 
     def run(self, inputs: dict[str, Array]) -> list[Array]:
         """See `Engine`."""
@@ -103,6 +112,111 @@ class OnnxEngine:
     def close(self) -> None:
         """See `Engine`. The session's memory goes with its last reference."""
         del self._run, self._session
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    session: ort.InferenceSession
+    where: str
+    """Provider, and what it left to the CPU, for people."""
+    choice: str
+    """Why it runs there, for people."""
+
+
+def _opened(path: Path, session_options: Mapping[str, str], threads: int | None, provider: str | None) -> _Opened:
+    """The session on the provider that was asked for, or chosen. Raises `ModelRejected`."""
+    if provider == providers.AUTO:
+        return _chosen(path, session_options, threads)
+    asked = providers.parse(provider or providers.CPU)
+    providers.check(asked)
+    why = "was asked for" if provider else "since no other provider was asked for; `edgeward tune` measures what is fastest"
+    session, left = _on(path, session_options, threads, asked)
+    return _Opened(session, asked.describe() + left.describe(), f"{asked.describe()} {why}")
+
+
+def _chosen(path: Path, session_options: Mapping[str, str], threads: int | None) -> _Opened:
+    """The first provider of the table that works and takes nearly all of the model."""
+    objections: list[str] = []
+    for asked in map(providers.Asked, providers.present()):
+        try:
+            providers.check(asked)
+            session, left = _on(path, session_options, threads, asked)
+        except ModelRejected as error:
+            if asked.provider.name == providers.CPU:
+                raise
+            objections.append(str(error))
+            continue
+        if left.taken_share >= AUTO_SHARE:
+            first = f"{asked.describe()} is the first provider that works here and takes the model"
+            return _Opened(session, asked.describe() + left.describe(), "; ".join([*objections, first]))
+        objections.append(f"{asked.describe()} takes too little{left.describe()}")
+    raise EngineUnavailable(f"No execution provider runs {path} here: {'; '.join(objections)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a provider left to the CPU: kinds of nodes and how many, of `nodes` in all."""
+
+    kinds: Counter[str]
+    nodes: int
+
+    @property
+    def taken_share(self) -> float:
+        """Of the nodes, in [0, 1]."""
+        return 1 - self.kinds.total() / self.nodes if self.nodes else 1.0
+
+    def describe(self) -> str:
+        """For people, to go behind the provider's name; empty when it took all."""
+        if not self.kinds:
+            return ""
+        named = ", ".join(kind for kind, _ in self.kinds.most_common(_NAMED)) + ("…" if len(self.kinds) > _NAMED else "")
+        return f", {self.kinds.total()} of {self.nodes} nodes on the CPU ({named})"
+
+
+def _on(
+    path: Path, session_options: Mapping[str, str], threads: int | None, asked: providers.Asked
+) -> tuple[ort.InferenceSession, Left]:
+    try:
+        session, left = open_session(str(path), session_options, threads, asked.provider.key, asked.options)
+    except ModelRejected:
+        raise
+    except Exception as error:  # onnxruntime's errors have no common root
+        raise ModelRejected(f"{path} is not a model that onnxruntime {ort.__version__} can load: {_said(error)}") from error
+    if left.nodes and not left.taken_share:
+        raise EngineUnavailable(
+            f"{asked.describe()} takes none of the {left.nodes} nodes of {path}; all would run on the CPU. "
+            "Ask for the CPU, or for another variant."
+        )
+    return session, left
+
+
+def open_session(
+    model: str | bytes, session_options: Mapping[str, str], threads: int | None, key: str, options: Mapping[str, str]
+) -> tuple[ort.InferenceSession, Left]:
+    """A session on this provider, and what it leaves to the CPU. Raises `ModelRejected`, and whatever onnxruntime raises."""
+    made = make_options(session_options, threads)
+    if key == PROVIDER:
+        return ort.InferenceSession(model, made, providers=[PROVIDER]), Left(Counter(), 0)
+    says_where = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")
+    # Where onnxruntime does not say what runs where (before 1.24), nothing may run elsewhere.
+    made.add_session_config_entry(
+        "session.record_ep_graph_assignment_info" if says_where else "session.disable_cpu_ep_fallback", "1"
+    )
+    session = ort.InferenceSession(model, made, providers=[(key, dict(options))], enable_fallback=0)
+    if session.get_providers()[0] != key:
+        raise EngineUnavailable(f"onnxruntime {ort.__version__} left {key} out: its libraries or its device are missing.")
+    return session, _left(session) if says_where else Left(Counter(), 0)
+
+
+def _left(session: ort.InferenceSession) -> Left:
+    kinds: Counter[str] = Counter()
+    nodes = 0
+    for part in session.get_provider_graph_assignment_info():
+        here = [node.op_type for node in part.get_nodes()]
+        nodes += len(here)
+        if part.ep_name == PROVIDER:
+            kinds.update(here)
+    return Left(kinds, nodes)
 
 
 def _quiet_run() -> ort.RunOptions:
@@ -140,15 +254,19 @@ def _graph_level(value: str) -> ort.GraphOptimizationLevel:
 def _spec(node: ort.NodeArg, path: Path) -> TensorSpec:
     datatype = _DATATYPES.get(node.type)
     if datatype is None:
-        raise ModelRejected(
-            f"{path}: {node.name} is a {node.type}, which is no tensor that travels. Export the model with plain tensors "
-            "(for scikit-learn: zipmap=False)."
-        )
+        raise ModelRejected(f"{path}: {node.name} is a {node.type}, which does not travel. {_remedy(node.type)}")
     shape = tuple(dim if isinstance(dim, int) and dim >= 0 else DYNAMIC for dim in node.shape or ())
     try:
         return msgspec.convert({"name": node.name, "datatype": datatype, "shape": shape}, TensorSpec)
     except msgspec.ValidationError as error:
         raise ModelRejected(f"{path}: {node.name!r} with shape {node.shape} is out of bounds: {error}.") from error
+
+
+def _remedy(kind: str) -> str:
+    """What to do about an input or output of a type that no request can carry."""
+    if kind.startswith("tensor("):
+        return "Export the model with a Cast at its border: from and to float, float16 or int8."
+    return "Export the model with plain tensors (for scikit-learn: zipmap=False)."
 
 
 def _said(error: Exception) -> str:

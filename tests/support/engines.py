@@ -19,6 +19,7 @@ class ScriptedEngine:
     """Calls `answer` for each run; says when it was closed."""
 
     description = "scripted"
+    choice = "a test asked for it"
 
     def __init__(
         self,
