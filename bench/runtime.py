@@ -10,6 +10,8 @@ import ctypes
 import gc
 import statistics
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,7 @@ from runtime.device_facts import usable_cores
 from runtime.engine import Array
 from runtime.example_inputs import example
 from runtime.measurement_child import anonymous_bytes
+from runtime.shadow import Shadow
 from runtime.tuning import Candidate, Condition, Objective
 
 ROOT: Final = Path(__file__).parents[1]
@@ -37,6 +40,8 @@ DIGITS: Final = ROOT / "examples" / "digits" / "digits-v1.onnx"
 TUNING_S: Final = 20.0
 ROUNDS: Final = 15
 LOADS: Final = 9
+SHADOW_ROUNDS: Final = 11
+SHADOW_ROUND_S: Final = 1.0
 
 
 def measure() -> dict[str, object]:
@@ -48,6 +53,7 @@ def measure() -> dict[str, object]:
             "call": _call(_mlp(made / "tiny.onnx", features=16, hidden=16)),
             "tuned": {path.stem: _tuned(path, made) for path in (mobilenet, encoder, small, mlp)},
             "tuned_for_a_busy_device": {mobilenet.stem: _tuned(mobilenet, made, Objective(condition="busy"))},
+            "shadow": {path.stem: _shadowed(path) for path in (mlp, mobilenet)},
             "prepared": {path.stem: _prepared(path, made / "cache") for path in (encoder, mobilenet)},
         }
 
@@ -116,6 +122,47 @@ def _raced(
         device.close()
     middle = {condition: {each: statistics.median(all_) for each, all_ in found.items()} for condition, found in times.items()}
     return middle, {candidate: statistics.median(spent) for candidate, spent in cpu.items()}
+
+
+def _shadowed(path: Path) -> dict[str, object]:
+    """The median latency of live requests while a shadow with its default allowance runs ÷ without one, in turn."""
+    host, source = runtime.ModelHost(), sources.find(path)
+    name = source.identity.model
+    host.activate(source.identity, source.load(threads=1))
+    inputs = example(host.describe(name).inputs)
+    shadow = Shadow(host, name, source)
+    shadow.start()
+    _until(lambda: shadow.record().state != "loading")
+    found: dict[str, list[float]] = {"without": [], "with": []}
+    for _ in range(SHADOW_ROUNDS):
+        host.observe(name, None)
+        _until(lambda: "waiting" not in shadow.record().requests)
+        found["without"].append(_live_p50(host, name, inputs))
+        host.observe(name, shadow)
+        found["with"].append(_live_p50(host, name, inputs))
+    shadow.stop()
+    host.deactivate(name)
+    record = shadow.record()
+    each = [with_ / without for with_, without in zip(found["with"], found["without"], strict=True)]
+    return {
+        "live p50 with ÷ without": round(statistics.median(each), 3),
+        "compared": record.requests.get("compared", 0),
+        "CPU share": round(record.cpu_share, 3),
+    }
+
+
+def _live_p50(host: runtime.ModelHost, name: str, inputs: dict[str, Array]) -> float:
+    seconds, started = [], time.perf_counter()
+    while time.perf_counter() - started < SHADOW_ROUND_S:
+        began = time.perf_counter()
+        host.infer(name, inputs)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        threading.Event().wait(0.01)
 
 
 def _prepared(path: Path, cache: Path) -> dict[str, object]:
