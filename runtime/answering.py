@@ -87,16 +87,20 @@ class Answering:
     async def answer(
         self, exchange: Exchange, model: str, version: str | None, work: Work, *, lead_in: int | None = None
     ) -> Response:
-        """Read the body (see `Bodies.read`), and do the work where it belongs. Raises `Refused`."""
+        """Read the body (see `Bodies.read`), and `ask`. Raises `Refused`."""
         body = await self.bodies.read(exchange, lead_in=lead_in)
         try:
-            served = self.describe(model, version)
-            question = Question(self.host, served, version, body)
-            if served.typical_s is not None and served.typical_s < INLINE_S and len(body) <= INLINE_BYTES:
-                return self._do(work, question)
-            return await asyncio.get_running_loop().run_in_executor(self.threads, self._do, work, question)
+            return await self.ask(body, model, version, work)
         finally:
             self.bodies.release(body)
+
+    async def ask(self, body: Body, model: str, version: str | None, work: Work) -> Response:
+        """Do the work on a request that is here wholly, where it belongs. Raises `Refused`."""
+        served = self.describe(model, version)
+        question = Question(self.host, served, version, body)
+        if served.typical_s is not None and served.typical_s < INLINE_S and len(body) <= INLINE_BYTES:
+            return self._do(work, question)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, self._do, work, question)
 
     def _do(self, work: Work, question: Question) -> Response:
         outcome: Outcome = "failed"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, NamedTuple
 
@@ -99,10 +100,11 @@ class Exchange:
 
 
 class Bodies:
-    """Reads bodies of at most `limit` bytes, and of `HELD_BODIES` times that all together."""
+    """Reads bodies of at most `limit` bytes, and of `HELD_BODIES` times that all together, whichever protocol they come by."""
 
     def __init__(self, limit: int = BODY_BYTES) -> None:
-        self._limit = limit
+        self.limit = limit
+        self._lock = threading.Lock()
         self.held = 0
         """Bytes of all bodies that were read, wholly or in part, and not yet released."""
 
@@ -112,7 +114,7 @@ class Bodies:
         With `lead_in` it lies so many bytes behind an address that suits every number, so that what begins `-lead_in`
         bytes into it can be used as numbers where it is. Raises `Refused` or `Gone`.
         """
-        _check_headers(exchange, self._limit)
+        _check_headers(exchange, self.limit)
         pieces = bytearray(lead_in or 0)
         took = 0
         try:
@@ -124,7 +126,9 @@ class Bodies:
                     piece: bytes = message.get("body", b"")
                     more = message.get("more_body", False)
                     exchange.came_whole = not more
-                    self._hold(took, len(piece))
+                    if took + len(piece) > self.limit:
+                        raise _too_large(self.limit)
+                    self.hold(len(piece))
                     took += len(piece)
                     if lead_in is None and not pieces and not more:
                         return piece
@@ -132,22 +136,26 @@ class Bodies:
                     if not more:
                         return bytes(pieces) if lead_in is None else memoryview(pieces)[lead_in:]
         except TimeoutError as error:
-            self.held -= took
+            self._let_go(took)
             raise RefusedUnread(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from error
         except BaseException:
-            self.held -= took
+            self._let_go(took)
             raise
 
     def release(self, body: Body) -> None:
         """The body is not needed any more."""
-        self.held -= len(body)
+        self._let_go(len(body))
 
-    def _hold(self, took: int, more: int) -> None:
-        if took + more > self._limit:
-            raise _too_large(self._limit)
-        if self.held + more > self._limit * HELD_BODIES:
-            raise RefusedUnread(503, "Too many large requests at once. Try again.", (b"retry-after", b"1"))
-        self.held += more
+    def hold(self, size: int) -> None:
+        """Count so many bytes more as held. Raises `Refused` when all together would be too many."""
+        with self._lock:
+            if self.held + size > self.limit * HELD_BODIES:
+                raise RefusedUnread(503, "Too many large requests at once. Try again.", (b"retry-after", b"1"))
+            self.held += size
+
+    def _let_go(self, size: int) -> None:
+        with self._lock:
+            self.held -= size
 
 
 def json_response(value: object, status: int = 200) -> Response:

@@ -11,7 +11,6 @@ import contextlib
 import hmac
 import logging
 import re
-from collections import Counter
 from concurrent.futures import Executor
 from typing import Final
 
@@ -49,11 +48,11 @@ class Application:
         clock: Clock | None = None,
     ) -> None:
         self._bodies, self._statistics = Bodies(body_bytes), ServingStatistics()
-        answering = Answering(host, threads, self._bodies, self._statistics, clock or SystemClock())
+        self.answering = Answering(host, threads, self._bodies, self._statistics, clock or SystemClock())
+        """What asks the models; other protocols share it."""
         self._host = host
-        self._open_inference = OpenInference(answering, repository)
-        self._tensorflow_serving = TensorFlowServing(answering)
-        self._refusals = Counter[int]()
+        self._open_inference = OpenInference(self.answering, repository)
+        self._tensorflow_serving = TensorFlowServing(self.answering)
         self._token = None if token is None else b"Bearer " + token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,7 +70,7 @@ class Application:
             log.exception("a request to %s failed (traceparent %s)", exchange.path, _trace(exchange))
             response = Refused(500, "The server failed on this request; its log says how.").response
         if response.status != 200:
-            self._refusals[response.status] += 1
+            self._statistics.refuse(response.status)
         headers = [
             (b"content-type", response.content_type),
             (b"content-length", str(len(response.body)).encode()),
@@ -104,7 +103,9 @@ class Application:
                 shadows.append(observer.record())
             with contextlib.suppress(NotServing):  # it may have ended just now
                 active.append(self._host.describe(identity.model))
-        return prometheus_text.exposition(self._statistics.all(), active, self._refusals, self._bodies.held, shadows)
+        return prometheus_text.exposition(
+            self._statistics.all(), active, self._statistics.refusals(), self._bodies.held, shadows
+        )
 
     def _check_token(self, exchange: Exchange, wanted: bytes) -> None:
         if not hmac.compare_digest(exchange.headers.get(b"authorization", b""), wanted):

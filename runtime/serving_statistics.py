@@ -69,6 +69,17 @@ class ServingStatistics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._totals: dict[tuple[str, str], Totals] = {}
+        self._refusals = Counter[int]()
+
+    def refuse(self, status: int) -> None:
+        """Count one response other than an answer, by its HTTP status or what corresponds to it."""
+        with self._lock:
+            self._refusals[status] += 1
+
+    def refusals(self) -> Counter[int]:
+        """The responses that were refusals, by status."""
+        with self._lock:
+            return self._refusals.copy()
 
     def record(self, model: str, version: str, outcome: Outcome, spent: Spent, *, samples: int, now: float) -> None:
         """Count one request that ended at `now` (epoch seconds)."""
