@@ -1,34 +1,66 @@
-"""What holds for every engine, on real files."""
+"""What holds for every engine, on real files.
+
+The engines are those of this environment: onnxruntime's execution providers that work here each have a turn, and TFLite files
+run on the package that is found. `scripts/test-tflite-runtime` runs this suite once more where that is tflite-runtime.
+"""
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from importlib import util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import runtime
 from fleet_protocol.tensors import TensorSpec
-from runtime import InferenceFailed, InvalidInput, Model, ModelRejected
-from tests.support import models, tflite_models
+from runtime import InferenceFailed, InvalidInput, Model, ModelRejected, providers
+from tests.support import models
+
+TFLITE_FILES = Path(models.__file__).parent / "tflite_files"
 
 
 @dataclass(frozen=True)
 class Family:
-    """One engine's files."""
+    """One engine's files, and how they are opened."""
 
     engine: str
+    place: str
     classifier: Callable[[Path], Path]
     two_inputs: Callable[[Path], Path]
     custom_operator: Callable[[Path], Path]
+    provider: str | None = None
+
+    def load(self, path: Path, **options: Any) -> Model:
+        return runtime.load(path, provider=self.provider, **options)
+
+
+def onnx_on(provider: providers.Provider) -> Family:
+    wanted = None if provider.name == providers.CPU else provider.name
+    return Family("onnxruntime", provider.title, models.linear_classifier, models.two_inputs, models.custom_operator, wanted)
+
+
+def kept(name: str, path: Path) -> Path:
+    """A copy of a file that `tests.support.tflite_models` once wrote, for environments that cannot write it."""
+    shutil.copyfile(TFLITE_FILES / f"{name}.tflite", path)
+    return path
 
 
 FAMILIES = {
-    "onnx": Family("onnxruntime", models.linear_classifier, models.two_inputs, models.custom_operator),
-    "tflite": Family("LiteRT", tflite_models.linear_classifier, tflite_models.two_inputs, tflite_models.custom_operator),
+    "tflite": Family(
+        "LiteRT" if util.find_spec("ai_edge_litert") else "tflite-runtime",
+        "CPU",
+        partial(kept, "linear_classifier"),
+        partial(kept, "two_inputs"),
+        partial(kept, "custom_operator"),
+    ),
+    **{f"onnx-{each.name}": onnx_on(each) for each in providers.working()},
 }
 
 
@@ -40,14 +72,15 @@ def family(request: pytest.FixtureRequest) -> Family:
 @pytest.fixture
 def model(family: Family, tmp_path: Path) -> Iterator[Model]:
     # Named by no suffix, as a blob on a device is.
-    loaded = runtime.load(family.classifier(tmp_path / "blob"))
+    loaded = family.load(family.classifier(tmp_path / "blob"))
     yield loaded
     loaded.close()
 
 
 def test_it_says_which_engine_runs_the_file(family: Family, model: Model) -> None:
     assert model.engine.startswith(family.engine)
-    assert "CPU" in model.engine
+    assert family.place in model.engine
+    assert model.choice
 
 
 def test_it_says_what_it_takes_and_gives(model: Model) -> None:
@@ -96,7 +129,7 @@ def test_a_read_only_array_is_taken(model: Model) -> None:
 
 
 def test_inputs_are_told_apart_by_name(family: Family, tmp_path: Path) -> None:
-    model = runtime.load(family.two_inputs(tmp_path / "blob"))
+    model = family.load(family.two_inputs(tmp_path / "blob"))
     left, right = np.array([[1, 2]], np.float32), np.array([[10, 20]], np.float32)
     for inputs in ({"left": left, "right": right}, {"right": right, "left": left}):
         np.testing.assert_array_equal(model(inputs)["total"], [[11, 22]])
@@ -124,7 +157,7 @@ def test_what_does_not_fit_is_refused_with_what_came_and_what_was_wanted(
 
 
 def test_shapes_that_contradict_each_other_fail_one_request_and_not_the_next(family: Family, tmp_path: Path) -> None:
-    model = runtime.load(family.two_inputs(tmp_path / "blob"))
+    model = family.load(family.two_inputs(tmp_path / "blob"))
     with pytest.raises((InvalidInput, InferenceFailed)):
         model({"left": np.zeros((3, 2), np.float32), "right": np.zeros((2, 2), np.float32)})
     ones = np.ones((3, 2), np.float32)
@@ -153,7 +186,7 @@ def test_threads_that_ask_at_once_each_get_their_own_answer(model: Model) -> Non
 
 
 def test_a_closed_model_says_so(family: Family, tmp_path: Path) -> None:
-    model = runtime.load(family.classifier(tmp_path / "blob"))
+    model = family.load(family.classifier(tmp_path / "blob"))
     model.close()
     model.close()
     with pytest.raises(InferenceFailed, match="closed"):
@@ -164,25 +197,25 @@ def test_a_truncated_file_is_refused(family: Family, tmp_path: Path) -> None:
     whole = family.classifier(tmp_path / "whole")
     for keep in (0.1, 0.5, 0.9):
         with pytest.raises(ModelRejected, match="is not a"):
-            runtime.load(models.truncated(whole, tmp_path / "short", keep=keep))
+            family.load(models.truncated(whole, tmp_path / "short", keep=keep))
 
 
 def test_an_operator_that_nobody_knows_is_refused(family: Family, tmp_path: Path) -> None:
     with pytest.raises(ModelRejected, match="Launch"):
-        runtime.load(family.custom_operator(tmp_path / "blob"))
+        family.load(family.custom_operator(tmp_path / "blob"))
 
 
 def test_an_option_that_nobody_knows_is_refused(family: Family, tmp_path: Path) -> None:
     with pytest.raises(ModelRejected, match=r"session\.nonsense"):
-        runtime.load(family.classifier(tmp_path / "blob"), session_options={"session.nonsense": "1"})
+        family.load(family.classifier(tmp_path / "blob"), session_options={"session.nonsense": "1"})
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_threads_of_a_run_can_be_bounded(family: Family, tmp_path: Path, threads: int) -> None:
-    model = runtime.load(family.classifier(tmp_path / "blob"), threads=threads)
+    model = family.load(family.classifier(tmp_path / "blob"), threads=threads)
     assert model({"pixels": models.samples(1)[0]})["scores"].shape == (1, 10)
 
 
 def test_no_thread_at_all_is_refused(family: Family, tmp_path: Path) -> None:
     with pytest.raises(ModelRejected, match="threads = 0"):
-        runtime.load(family.classifier(tmp_path / "blob"), threads=0)
+        family.load(family.classifier(tmp_path / "blob"), threads=0)
