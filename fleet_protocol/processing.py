@@ -1,8 +1,8 @@
 """What is done to a picture before a model sees it, and to its outputs before a person does: declared, and nothing but data.
 
-The manifest carries it (`Manifest.processing`), so that a conversion, a device and a test do the very same, which is
-`runtime.processing`'s. A declaration is held against the model's tensors when it is read: `check_processing` follows shape and type from step
-to step, so that a step in the wrong place, or one that is not known, is refused before any picture comes.
+The manifest carries it (`Manifest.processing`), so that a conversion, a device and a test do the very same, which stands in
+`runtime.processing`. A declaration is held against the model's tensors when it is read: `check_processing` follows shape and
+type from step to step, so that a step in the wrong place, or one that is not known, is refused before any picture comes.
 """
 
 from __future__ import annotations

@@ -19,12 +19,32 @@ class InvalidInput(RuntimeFailure):
     """The request does not fit the model. Correct the request; the model is well."""
 
 
+class DecoderMissing(RuntimeFailure):
+    """Nothing here can decode pictures. Install the extra that the message names."""
+
+
 class InferenceFailed(RuntimeFailure):
     """The request was good and the model could not answer. It counts against the model."""
 
 
 class NotServing(RuntimeFailure):
     """No such model (or not that version) answers here now. Activate it first, or ask for one that does."""
+
+
+class Overloaded(RuntimeFailure):
+    """More is asked of this model than it can answer, and nobody else's place was taken for this. Ask again in a second."""
+
+
+class DeadlineExceeded(RuntimeFailure):
+    """There was no time left to answer this request. Allow more time, or ask when less is asked."""
+
+
+class ModelUnwell(RuntimeFailure):
+    """This model hangs or keeps crashing, and is not asked now. Ask later, or activate another version; others answer."""
+
+
+class MemoryBudgetExceeded(RuntimeFailure):
+    """There is no room for this model within the memory budget. Raise the budget, or use a smaller variant."""
 
 
 class InvalidGolden(RuntimeFailure):
