@@ -1,13 +1,15 @@
-"""Follows each layer's output channels through the operators that keep them apart, to the layers that sum over them again.
+"""Follows layers' output channels through the operators that keep them apart, to the layers that sum over them again.
 
-A lane is one value on that way: which axis holds the channels, which channel each position of that axis belongs to, and between
-which bounds each channel lies. Operators that mix channels, or that this module does not know, end the way: then nothing about
-the group may be changed. Pure: it reads a graph and changes nothing.
+Each output channel of each layer is a number of its own. A lane is one value on the way: which axis holds the channels, which
+channel each position of that axis belongs to, and between which bounds each channel lies. Where two lanes meet position by
+position (a residual sum, a gate) their channels are bound together: what happens to one happens to the other. Behind a Concat
+they go on side by side. Operators that mix channels, or that this module does not know, hold the channels that come in:
+then nothing about these may be changed. Pure: it reads a graph and changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -24,15 +26,19 @@ MARGIN: Final = 1000.0
 
 _SPATIAL_FROM: Final = 2
 
+Ids = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Lane:
-    """A value on a group's way. `columns[i]` is the channel at position i of `axis`."""
+    """A value on the way. `columns[i]` is the place, within `ids` and `interval`, of what stands at position i of `axis`."""
 
     value: str
     axis: int
-    columns: NDArray[np.int64]
+    columns: Ids
     interval: Interval
+    ids: Ids
+    """The number of each channel."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Cut:
     node: onnx.NodeProto
     position: int
     axis: int | None
-    columns: NDArray[np.int64]
+    ids: Ids
+    """The channel at each position."""
 
 
 @dataclass(frozen=True)
@@ -54,78 +61,157 @@ class End:
     foldable: bool
 
 
-@dataclass
-class Group:
-    """The channels of one layer, everything on their way, and where it ends. `whole` is false where the way was lost."""
+@dataclass(frozen=True)
+class Producer:
+    """A layer and the numbers of its output channels."""
 
-    producer: onnx.NodeProto
-    channels: int
+    node: onnx.NodeProto
+    ids: Ids
+
+
+@dataclass
+class Channels:
+    """All channels of a graph: who makes them, what must be cut with them, who sums over them, which are bound together."""
+
+    producers: list[Producer] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     ends: list[End] = field(default_factory=list)
-    whole: bool = True
+    bonds: list[tuple[Ids, Ids]] = field(default_factory=list)
+    """Pairs of channels, position by position, that must go together or stay together."""
+    held: list[Ids] = field(default_factory=list)
+    """Channels about which nothing may be changed."""
+    count: int = 0
+
+    def fresh(self, width: int) -> Ids:
+        """Numbers for so many more channels."""
+        self.count += width
+        return np.arange(self.count - width, self.count, dtype=np.int64)
 
 
 class Flow:
-    """Groups of one graph, in order of computation. `largest` holds the largest magnitude that samples showed of a value."""
+    """The way through one graph. `largest` holds the largest magnitude that samples showed of a value."""
 
     def __init__(self, view: GraphView, largest: Mapping[str, float]) -> None:
         self._view = view
         self._largest = largest
         self._lanes: dict[str, Lane] = {}
+        self._channels = Channels()
 
-    def groups(self) -> list[Group]:
-        """Every layer's group, those too whose way was lost."""
-        found = []
+    def channels(self) -> Channels:
+        """Everything about the graph's channels, in order of computation. Called once."""
         for node in self._view.nodes:
-            lane = self._produced(node)
-            if lane is not None:
-                group = Group(node, len(lane.columns))
-                self._follow(lane, group)
-                found.append(group)
-        return found
+            self._visit(node)
+        for name, lane in self._lanes.items():
+            if name in self._view.outputs or not self._view.readers(name):
+                self._channels.held.append(lane.ids)
+        return self._channels
 
-    def _produced(self, node: onnx.NodeProto) -> Lane | None:
-        """The lane that begins at a layer, or None for other operators."""
-        layer = plain_layer(self._view, node)
-        if layer is None:
-            return None
+    def _visit(self, node: onnx.NodeProto) -> None:
+        readers = [Reader(node, at) for at, name in enumerate(node.input) if name in self._lanes]
+        if layer := plain_layer(self._view, node):
+            for reader in readers:
+                self._end(reader, layer)
+            self._lanes[node.output[0]] = self._produced(node, layer)
+        elif readers and not self._pass(node, readers):
+            self._channels.held += [self._lanes[node.input[reader.position]].ids for reader in readers]
+
+    def _end(self, reader: Reader, layer: tuple[Array, Array, int]) -> None:
+        node, lane = reader.node, self._lanes[reader.node.input[reader.position]]
+        if reader.position != 0 or layer[2] != lane.axis or layer[0].shape[1] != len(lane.columns):
+            self._channels.held.append(lane.ids)
+            return
+        biased = node.op_type != "MatMul" or bias_of_matmul(self._view, node) is not None
+        self._channels.ends.append(End(node, lane, foldable=biased and not is_padded(node)))
+
+    def _produced(self, node: onnx.NodeProto, layer: tuple[Array, Array, int]) -> Lane:
         weights, bias, axis = layer
         given = self._given(node.input[0], weights.shape[1])
         made = intervals.weighted_sum(given, weights, bias, padded=is_padded(node))
-        return Lane(node.output[0], axis, np.arange(len(weights), dtype=np.int64), made)
+        ids = self._channels.fresh(len(weights))
+        self._channels.producers.append(Producer(node, ids))
+        return Lane(node.output[0], axis, np.arange(len(weights), dtype=np.int64), made, ids)
 
     def _given(self, value: str, width: int) -> Interval:
         lane = self._lanes.get(value)
         known = intervals.unbounded(width)
         if lane is not None and len(lane.columns) == width:
-            known = Interval(lane.interval.low[lane.columns], lane.interval.high[lane.columns])
+            known = lane.interval.take(lane.columns)
         return self._bounded(value, known)
 
     def _bounded(self, value: str, interval: Interval) -> Interval:
         return interval.clamp(MARGIN * self._largest[value]) if value in self._largest else interval
 
-    def _follow(self, lane: Lane, group: Group) -> None:
-        self._lanes[lane.value] = lane
-        if lane.value in self._view.outputs or not self._view.readers(lane.value):
-            group.whole = False
-        for reader in self._view.readers(lane.value):
-            end = self._end(reader, lane)
-            if end is not None:
-                group.ends.append(end)
-                continue
-            step = _through(self._view, reader, replace(lane, interval=self._bounded(lane.value, lane.interval)))
-            if step is None:
-                group.whole = False
-                continue
-            group.cuts += step[1]
-            self._follow(step[0], group)
+    def _lane(self, name: str) -> Lane:
+        """The lane of a value, its bounds as tight as the samples allow."""
+        lane = self._lanes[name]
+        return replace(lane, interval=self._bounded(name, lane.interval))
 
-    def _end(self, reader: Reader, lane: Lane) -> End | None:
-        layer = plain_layer(self._view, reader.node)
-        if layer is None or reader.position != 0 or layer[2] != lane.axis or layer[0].shape[1] != len(lane.columns):
+    def _pass(self, node: onnx.NodeProto, readers: Sequence[Reader]) -> bool:
+        """Whether the channels go on behind an operator that is no layer."""
+        if not is_standard(node) or any(node.output[1:]):
+            return False
+        if node.op_type == "Concat":
+            after = self._side_by_side(node)
+        elif len(readers) == 2 and node.op_type in _MEETINGS:
+            after = self._meet(node)
+        elif len(readers) == 1:
+            step = _through(self._view, readers[0], self._lane(node.input[readers[0].position]))
+            after = None if step is None else step[0]
+            self._channels.cuts += [] if step is None else step[1]
+        else:
+            after = None
+        if after is not None:
+            self._lanes[node.output[0]] = after
+        return after is not None
+
+    def _meet(self, node: onnx.NodeProto) -> Lane | None:
+        """Two lanes, element by element: the channels at one position are bound together."""
+        one, other = (self._lane(name) for name in node.input)
+        shapes = [self._view.shape(lane.value) for lane in (one, other)]
+        if shapes[0] is None or shapes[1] is None or len(shapes[0]) != len(shapes[1]) or one.axis != other.axis:
             return None
-        biased = reader.node.op_type != "MatMul" or bias_of_matmul(self._view, reader.node) is not None
-        return End(reader.node, lane, foldable=biased and not is_padded(reader.node))
+        if len(one.ids) != len(other.ids) or not np.array_equal(one.columns, other.columns):
+            return None
+        self._channels.bonds.append((one.ids, other.ids))
+        met = _MEETINGS[node.op_type](one.interval, other.interval)
+        return replace(one, value=node.output[0], interval=met)
+
+    def _side_by_side(self, node: onnx.NodeProto) -> Lane | None:
+        parts = [self._part(name) for name in node.input]
+        lanes = [part for part in parts if part is not None]
+        shape = self._view.shape(lanes[0].value)
+        axis = attributes(node).get("axis", 0)
+        if len(lanes) < len(parts) or shape is None or any(lane.axis != axis % len(shape) for lane in lanes):
+            return None
+        starts = np.cumsum([0, *(len(lane.ids) for lane in lanes)])
+        return Lane(
+            node.output[0],
+            lanes[0].axis,
+            np.concatenate([lane.columns + start for lane, start in zip(lanes, starts, strict=False)]),
+            intervals.joined([lane.interval for lane in lanes]),
+            np.concatenate([lane.ids for lane in lanes]),
+        )
+
+    def _part(self, name: str) -> Lane | None:
+        """A value that is concatenated: its lane, or one whose channels are held, or None where not even the width is known."""
+        if name in self._lanes:
+            return self._lane(name)
+        shape = self._view.shape(name)
+        width = shape[1] if shape is not None and len(shape) > 1 else None
+        if width is None:
+            return None
+        ids = self._channels.fresh(width)
+        self._channels.held.append(ids)
+        return Lane(name, 1, np.arange(width, dtype=np.int64), self._bounded(name, intervals.unbounded(width)), ids)
+
+
+_MEETINGS: Final[dict[str, Callable[[Interval, Interval], Interval]]] = {
+    "Add": intervals.summed,
+    "Sub": lambda one, other: intervals.summed(one, intervals.scaled(other, -1.0, 0.0)),
+    "Mul": intervals.multiplied,
+    "Max": lambda one, other: Interval(np.maximum(one.low, other.low), np.maximum(one.high, other.high)),
+    "Min": lambda one, other: Interval(np.minimum(one.low, other.low), np.minimum(one.high, other.high)),
+}
 
 
 def plain_layer(view: GraphView, node: onnx.NodeProto) -> tuple[Array, Array, int] | None:
@@ -214,12 +300,12 @@ def _depthwise(view: GraphView, reader: Reader, lane: Lane) -> Step | None:
     if attributes(node).get("group", 1) != channels or weights.shape[:2] != (channels, 1) or bias is None:
         return None
     after = intervals.per_channel(lane.interval, weights, bias, padded=is_padded(node))
-    cuts = [Cut(node, 1, 0, lane.columns)]
+    cuts = [Cut(node, 1, 0, lane.ids[lane.columns])]
     if len(node.input) > 2 and node.input[2]:
         given = view.operand(node, 2)
         if given is None or given.shape != (channels,):
             return None
-        cuts.append(Cut(node, 2, 0, lane.columns))
+        cuts.append(Cut(node, 2, 0, lane.ids[lane.columns]))
     return replace(lane, value=node.output[0], interval=after), cuts
 
 
@@ -233,7 +319,9 @@ def _normalisation(view: GraphView, reader: Reader, lane: Lane) -> Step | None:
     scale, shift, mean, variance = (np.asarray(part, np.float64) for part in parts)
     factor = scale / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
     after = intervals.scaled(lane.interval, factor, shift - mean * factor)
-    return replace(lane, value=node.output[0], interval=after), [Cut(node, at, 0, lane.columns) for at in (1, 2, 3, 4)]
+    return replace(lane, value=node.output[0], interval=after), [
+        Cut(node, at, 0, lane.ids[lane.columns]) for at in (1, 2, 3, 4)
+    ]
 
 
 def _arithmetic(view: GraphView, reader: Reader, lane: Lane) -> Step | None:
@@ -246,7 +334,7 @@ def _arithmetic(view: GraphView, reader: Reader, lane: Lane) -> Step | None:
     if constant.size > 1:
         if axis < 0 or constant.size != constant.shape[axis] or not _in_order(lane) or constant.size != len(lane.columns):
             return None
-        cuts.append(Cut(node, other, axis, lane.columns))
+        cuts.append(Cut(node, other, axis, lane.ids[lane.columns]))
     values = constant.astype(np.float64).reshape(-1)
     with np.errstate(divide="ignore"):
         factor = {"Mul": values, "Div": 1 / values}.get(node.op_type, np.ones(1))
@@ -334,11 +422,11 @@ def _flatten(view: GraphView, reader: Reader, lane: Lane) -> Step | None:
     target = view.operand(node, 1)
     if target is None or target.shape != (2,) or target[1] not in (-1, len(columns)) or attributes(node).get("allowzero"):
         return None
-    return moved, [Cut(node, 1, None, columns)]
+    return moved, [Cut(node, 1, None, lane.ids[columns])]
 
 
 def _in_order(lane: Lane) -> bool:
-    return len(lane.columns) == len(lane.interval.low) and bool((lane.columns == np.arange(len(lane.columns))).all())
+    return len(lane.columns) == len(lane.ids) and bool((lane.columns == np.arange(len(lane.columns))).all())
 
 
 _OPERATORS: Final[dict[str, Callable[[GraphView, Reader, Lane], Step | None]]] = {

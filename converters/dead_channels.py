@@ -1,8 +1,8 @@
 """Removes channels that answer the same whatever the input is: their constant goes into the next layer's bias. No training.
 
-What may be removed is decided for a whole group (a layer, what follows it, the layers that sum it up): a channel goes only
-where it is constant at every end, and only where its constant is zero or no window sees a border's padding. Layers keep a
-multiple of four channels, which engines' blocked kernels want, and never none. Pure but for the model, changed in place.
+A channel goes only where it is constant at every layer that sums over it, only where its constant is zero or no window sees a
+border's padding, and only together with all channels that meet it in a sum. Layers keep a multiple of four channels, which
+engines' blocked kernels want, and never none. Pure but for the model, changed in place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from converters.channel_flow import Cut, End, Flow, Group, bias_of_matmul
+from converters.channel_flow import Channels, Cut, End, Flow, bias_of_matmul
 from converters.graph_view import Array, GraphView, Reader, attributes
 
 MULTIPLE: Final = 4
@@ -44,43 +44,58 @@ def remove_dead_channels(model: onnx.ModelProto, largest: Mapping[str, float]) -
     input can change counts.
     """
     view = GraphView(model)
+    channels = Flow(view, largest).channels()
+    kept = _keep(channels, _dead(channels, largest))
     editor = _Editor(model, view)
+    for end in channels.ends:
+        editor.end(end, kept[end.lane.ids[end.lane.columns]], _constant(end, largest)[1][end.lane.columns])
+    for cut in channels.cuts:
+        editor.cut(cut, kept[cut.ids])
     removed = []
-    for group in Flow(view, largest).groups():
-        dead = _dead(group, largest)
-        kept = _keep(dead)
-        if kept.all():
-            continue
-        editor.cut(group, kept, _constants(group, largest))
-        removed.append(Removed(group.producer.name or group.producer.output[0], int((~kept).sum()), group.channels))
+    for producer in channels.producers:
+        if not kept[producer.ids].all():
+            editor.producer(producer.node, kept[producer.ids])
+            lost = int((~kept[producer.ids]).sum())
+            removed.append(Removed(producer.node.name or producer.node.output[0], lost, len(producer.ids)))
     editor.finish()
     return removed
 
 
-def _dead(group: Group, largest: Mapping[str, float]) -> Mask:
+def _dead(channels: Channels, largest: Mapping[str, float]) -> Mask:
     """Which channels are constant at every end, with a constant that each end can take into its bias."""
-    dead = np.full(group.channels, fill_value=group.whole and bool(group.ends))
-    for end in group.ends:
-        still, values = end.lane.interval.constant(_floor(end, largest))
-        dead &= still & (end.foldable | (values == 0))
+    dead = np.zeros(channels.count, bool)
+    for end in channels.ends:
+        dead[end.lane.ids] = True
+    for ids in channels.held:
+        dead[ids] = False
+    for end in channels.ends:
+        still, values = _constant(end, largest)
+        dead[end.lane.ids] &= still & (end.foldable | (values == 0))
     return dead
 
 
-def _floor(end: End, largest: Mapping[str, float]) -> float:
-    return _NOISE * largest.get(end.lane.value, 0.0)
+def _constant(end: End, largest: Mapping[str, float]) -> tuple[Mask, NDArray[np.float64]]:
+    """Which channels of an end's lane are constant, and their values."""
+    return end.lane.interval.constant(_NOISE * largest.get(end.lane.value, 0.0))
 
 
-def _keep(dead: Mask) -> Mask:
-    """The living channels, filled up to a multiple of `MULTIPLE` with the first dead ones."""
-    living = int((~dead).sum())
-    wanted = min(len(dead), max(1, -(-living // MULTIPLE)) * MULTIPLE)
+def _keep(channels: Channels, dead: Mask) -> Mask:
+    """The living channels and all that are bound to them, every layer filled up to a multiple of `MULTIPLE` with dead ones."""
     kept = ~dead
-    kept[np.flatnonzero(dead)[: wanted - living]] = True
-    return kept
+    while True:
+        before = int(kept.sum())
+        for one, other in channels.bonds:
+            kept[one] = kept[other] = kept[one] | kept[other]
+        for producer in channels.producers:
+            _fill(kept, producer.ids)
+        if int(kept.sum()) == before:
+            return kept
 
 
-def _constants(group: Group, largest: Mapping[str, float]) -> list[NDArray[np.float64]]:
-    return [end.lane.interval.constant(_floor(end, largest))[1] for end in group.ends]
+def _fill(kept: Mask, ids: NDArray[np.int64]) -> None:
+    living = int(kept[ids].sum())
+    wanted = min(len(ids), max(1, -(-living // MULTIPLE)) * MULTIPLE)
+    kept[ids[~kept[ids]][: wanted - living]] = True
 
 
 class _Editor:
@@ -90,14 +105,6 @@ class _Editor:
         self._graph = model.graph
         self._view = view
         self._changed: dict[tuple[str, int], Array] = {}
-
-    def cut(self, group: Group, kept: Mask, constants: list[NDArray[np.float64]]) -> None:
-        """Take the channels that are not `kept` out of a group."""
-        for end, values in zip(group.ends, constants, strict=True):
-            self._end(end, kept, values)
-        for cut in group.cuts:
-            self._cut(cut, kept)
-        self._producer(group.producer, kept)
 
     def finish(self) -> None:
         """Put the changed constants into the graph, and drop what nothing reads any more."""
@@ -124,29 +131,34 @@ class _Editor:
         if values is not None:
             self._changed[node.output[0], position] = change(values)
 
-    def _producer(self, node: onnx.NodeProto, kept: Mask) -> None:
+    def producer(self, node: onnx.NodeProto, kept: Mask) -> None:
+        """Take the outputs that are not `kept` out of a layer."""
         self._change(node, 1, lambda values: np.compress(kept, values, axis=_output_axis(node)))
         self._change(node, 2, lambda values: values if values.size == 1 else np.compress(kept, values, axis=-1))
 
-    def _cut(self, cut: Cut, kept: Mask) -> None:
-        there = kept[cut.columns]
+    def cut(self, cut: Cut, kept: Mask) -> None:
+        """Take what belongs to positions that are not `kept` out of a constant on the way."""
         axis = cut.axis
+        if kept.all():
+            return
         if axis is None:
-            width = int(there.sum())
+            width = int(kept.sum())
             self._change(cut.node, cut.position, lambda target: np.array([target[0], width], np.int64))
         else:
-            self._change(cut.node, cut.position, lambda values: np.compress(there, values, axis=axis))
-            _set_groups(cut.node, int(there.sum()))
+            self._change(cut.node, cut.position, lambda values: np.compress(kept, values, axis=axis))
+            _set_groups(cut.node, int(kept.sum()))
 
-    def _end(self, end: End, kept: Mask, values: NDArray[np.float64]) -> None:
-        node, there = end.node, kept[end.lane.columns]
+    def end(self, end: End, kept: Mask, values: NDArray[np.float64]) -> None:
+        """Take the inputs that are not `kept` out of a layer; `values`, their constants, go into its bias."""
+        node = end.node
         weights = self._value(node, 1)
-        assert weights is not None
+        if kept.all() or weights is None:
+            return
         axis = 1 - _output_axis(node)
-        gone = np.compress(~there, weights, axis=axis).astype(np.float64)
+        gone = np.compress(~kept, weights, axis=axis).astype(np.float64)
         summed = np.moveaxis(gone, axis, 0).sum(axis=tuple(range(2, weights.ndim)))
-        shift = values[end.lane.columns][~there] @ summed
-        self._change(node, 1, lambda matrix: np.compress(there, matrix, axis=axis))
+        shift = values[~kept] @ summed
+        self._change(node, 1, lambda matrix: np.compress(kept, matrix, axis=axis))
         if shift.any():
             self._shift(node, shift)
 

@@ -6,7 +6,7 @@ called constant here is constant there. `HUGE` stands for no bound; zero times i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,6 +36,10 @@ class Interval:
         """The least interval that also holds `value`, such as a border's padding."""
         return Interval(np.minimum(self.low, value), np.maximum(self.high, value))
 
+    def take(self, places: NDArray[np.int64]) -> Interval:
+        """The bounds at these places."""
+        return Interval(self.low[places], self.high[places])
+
     def varying(self) -> Vector:
         """The largest magnitude of each channel that changes; a constant one is rounded the same way each time."""
         return np.where(self.high > self.low, np.maximum(np.abs(self.low), np.abs(self.high)), 0.0)
@@ -52,6 +56,25 @@ class Interval:
 def unbounded(channels: int) -> Interval:
     """Nothing is known."""
     return Interval(np.full(channels, -HUGE), np.full(channels, HUGE))
+
+
+def summed(one: Interval, other: Interval) -> Interval:
+    """Channel by channel the sum of two intervals, as wide as rounding can make it."""
+    spread = _ROUNDING * (one.varying() + other.varying())
+    return Interval(one.low + other.low - spread, one.high + other.high + spread)
+
+
+def multiplied(one: Interval, other: Interval) -> Interval:
+    """Channel by channel the product. What is zero stays zero, whatever it is multiplied with."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        corners = np.stack([a * b for a in (one.low, one.high) for b in (other.low, other.high)])
+    found = Interval(np.nan_to_num(corners.min(axis=0), nan=-HUGE), np.nan_to_num(corners.max(axis=0), nan=HUGE))
+    return Interval(np.maximum(found.low, -HUGE), np.minimum(found.high, HUGE))
+
+
+def joined(parts: Sequence[Interval]) -> Interval:
+    """The channels of all parts, one after another."""
+    return Interval(np.concatenate([part.low for part in parts]), np.concatenate([part.high for part in parts]))
 
 
 def weighted_sum(given: Interval, weights: NDArray[Any], bias: NDArray[Any], *, padded: bool) -> Interval:
@@ -88,10 +111,19 @@ def scaled(given: Interval, factor: Vector | float, shift: Vector | float) -> In
 
 
 def activated(given: Interval, operator: str, attributes: Mapping[str, Any]) -> Interval | None:
-    """The interval after a function that never falls; None where `operator` is no such function."""
+    """The interval after a function of each element by itself; None where `operator` is none that is known."""
+    if operator == "HardSwish":
+        return _hard_swish(given)
     with np.errstate(over="ignore"):
         low, high = (_rising(end, operator, attributes) for end in (given.low, given.high))
     return None if low is None or high is None else Interval(low, high)
+
+
+def _hard_swish(given: Interval) -> Interval:
+    """It falls from 0 at −3 to −3/8 at −3/2, and rises from there."""
+    ends = [end * np.clip(end / 6 + 0.5, 0, 1) for end in (given.low, given.high)]
+    least = np.where((given.low < -1.5) & (given.high > -1.5), -0.375, np.minimum(*ends))
+    return Interval(least, np.maximum(*ends))
 
 
 def _rising(x: Vector, operator: str, attributes: Mapping[str, Any]) -> Vector | None:

@@ -6,6 +6,7 @@ variant, never the conversion. The same model, samples and recipe give the same 
 
 from __future__ import annotations
 
+import itertools
 import re
 import tempfile
 from collections.abc import Callable, Iterable
@@ -29,13 +30,22 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from converters.errors import RecipeFailed
 from converters.graph_view import GraphView
 from converters.lossless import simplify, strip_names
-from converters.ranges import measured_ranges
-from converters.recipe import PRODUCTS, DynamicRecipe, FloatRecipe, Recipe, StaticRecipe, TfliteRecipe, WeightsRecipe
+from converters.ranges import Ranges
+from converters.recipe import (
+    PRODUCTS,
+    DynamicRecipe,
+    FloatRecipe,
+    Recipe,
+    StaticRecipe,
+    TfliteRecipe,
+    TrainedRecipe,
+    WeightsRecipe,
+)
 from converters.sensitivity import NodeNoise, node_noise
 from converters.smooth import smooth
 from converters.sources import Source
 from converters.tflite.variants import TfliteMaker
-from converters.weights import quantize_weights
+from converters.weights import quantize_tables, quantize_weights
 
 Batch = dict[str, NDArray[Any]]
 
@@ -51,9 +61,12 @@ class Quantizer:
         self._batches = batches
         self._prepared: onnx.ModelProto | None = None
         self._tflite: TfliteMaker | None = None
+        self._ranges: dict[float | None, Ranges] = {}
 
     def apply(self, recipe: Recipe) -> bytes:
         """The variant's file, of the recipe's format. Raises `RecipeFailed`."""
+        if isinstance(recipe, TrainedRecipe):
+            return self.apply(recipe.then)
         if isinstance(recipe, TfliteRecipe):
             return self._for_litert().apply(recipe)
         try:
@@ -85,15 +98,16 @@ class Quantizer:
         return self._tflite
 
     def _static(self, recipe: StaticRecipe) -> onnx.ModelProto:
+        model = self._for(recipe)
         with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
             prepared, target = Path(work) / "prepared.onnx", Path(work) / "static.onnx"
-            model = self._for(recipe)
+            options = self._options(recipe, model)
             add_pre_process_metadata(model)
             prepared.write_bytes(model.SerializeToString(deterministic=True))
             quantize_static(
                 prepared,
                 target,
-                _Reader(self._batches()),
+                _Reader(self._one_sample()),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=sorted(recipe.operators),
                 per_channel=recipe.per_channel,
@@ -103,38 +117,50 @@ class Quantizer:
                 calibrate_method=CalibrationMethod.MinMax,
                 calibration_providers=["CPUExecutionProvider"],
                 nodes_to_exclude=list(recipe.excluded),
-                extra_options=self._options(recipe),
+                extra_options=options,
             )
             made = onnx.load_model(str(target))
         if not any(node.op_type == "QuantizeLinear" for node in made.graph.node):
             raise RecipeFailed("changes nothing: none of the model's operators has an integer form")
+        quantize_tables(made)
         return _slim(made)
 
-    def _options(self, recipe: StaticRecipe) -> dict[str, Any]:
-        options: dict[str, Any] = {"CalibMaxIntermediateOutputs": 8, "ActivationSymmetric": recipe.symmetric}
-        if recipe.clipping != "minmax":
-            ranges = self._clipped(recipe)
-            options["TensorQuantOverrides"] = {name: [{"rmin": low, "rmax": high}] for name, (low, high) in ranges.items()}
+    def _options(self, recipe: StaticRecipe, model: onnx.ModelProto) -> dict[str, Any]:
+        """The ranges are our own, from all samples: onnxruntime's calibrator would measure them anew for each recipe."""
+        key = recipe.smooth
+        if key not in self._ranges:
+            self._ranges[key] = Ranges(model, self._batches)
+        view = GraphView(model)
+        computed = {
+            name
+            for node in view.nodes
+            if node.op_type in recipe.operators
+            for name in (*node.input, *node.output)
+            if view.maker(name) is not None or name in view.inputs
+        }
+        ranges = self._ranges[key].of(sorted(computed), recipe.clipping)
+        options: dict[str, Any] = {
+            "ActivationSymmetric": recipe.symmetric,
+            "TensorQuantOverrides": {
+                name: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for name, (low, high) in ranges.items()
+            },
+        }
         if recipe.smooth is not None:
             options["OpTypesToExcludeOutputQuantization"] = list(PRODUCTS)
         return options
 
-    def _clipped(self, recipe: StaticRecipe) -> dict[str, tuple[np.float32, np.float32]]:
-        model = self._for(recipe)
-        view = GraphView(model)
-        values = {
-            name for node in view.nodes if node.op_type in recipe.operators for name in (*node.input, *node.output) if name
-        }
-        computed = sorted(name for name in values if view.maker(name) is not None)
-        found = measured_ranges(model, computed, self._batches, recipe.clipping)
-        return {name: (np.float32(low), np.float32(high)) for name, (low, high) in found.items()}
+    def _one_sample(self) -> list[Batch]:
+        """What onnxruntime's calibrator is shown, which wants to see something."""
+        return [{name: values[:1] for name, values in batch.items()} for batch in itertools.islice(self._batches(), 1)]
 
     def _for(self, recipe: StaticRecipe) -> onnx.ModelProto:
         """The simplified model as this recipe wants it: smoothed where it asks for that. A copy."""
         model = onnx.ModelProto()
         model.CopyFrom(self.prepared())
-        if recipe.smooth is not None and not smooth(model, list(self._batches()), recipe.smooth):
-            raise RecipeFailed("changes nothing: the model has no products with constant weights to smooth")
+        if recipe.smooth is not None:
+            if not smooth(model, list(self._batches()), recipe.smooth):
+                raise RecipeFailed("changes nothing: the model has no products with constant weights to smooth")
+            model = onnx.shape_inference.infer_shapes(model)
         return model
 
     def _dynamic(self) -> onnx.ModelProto:
@@ -151,6 +177,7 @@ class Quantizer:
             made = onnx.load_model(str(target))
         if not any(node.op_type == "DynamicQuantizeLinear" for node in made.graph.node):
             raise RecipeFailed("changes nothing: the model has no products with constant weights")
+        quantize_tables(made)
         return _slim(made)
 
     def _weights(self, recipe: WeightsRecipe) -> onnx.ModelProto:

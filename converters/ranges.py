@@ -5,12 +5,14 @@ Two passes over the samples: extremes, then a histogram of each value. No more t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from converters.observe import Batch, observe
 from converters.recipe import Clipping
@@ -18,28 +20,80 @@ from converters.recipe import Clipping
 BINS: Final = 2048
 PERCENTILE: Final = 99.99
 _STEPS: Final = 255
+_AT_ONCE: Final = 8
 _SHARES: Final = np.linspace(0.3, 1.0, 36)
 """Parts of the whole range that are tried for the least squared error."""
 
 Range = tuple[float, float]
 
 
-def measured_ranges(
-    model: onnx.ModelProto, values: Sequence[str], batches: Callable[[], Iterable[Batch]], clipping: Clipping
-) -> dict[str, Range]:
-    """The range of each value that is float32 and varies. Raises `RecipeFailed` where the model does not run."""
-    seen: dict[str, Range] = {}
-    for shown in observe(model, values, batches()):
-        for name, array in shown.items():
-            if array.dtype == np.float32 and array.size:
-                low, high = seen.get(name, (np.inf, -np.inf))
-                seen[name] = (min(low, float(array.min())), max(high, float(array.max())))
-    varying = {name: each for name, each in seen.items() if each[1] > each[0]}
-    counts = {name: np.zeros(BINS, np.int64) for name in varying}
-    for shown in observe(model, list(varying), batches()):
-        for name, array in shown.items():
-            counts[name] += np.histogram(array, BINS, varying[name])[0]
-    return {name: clip(counts[name], each, clipping) for name, each in varying.items()}
+class Ranges:
+    """What the samples show of a model's values. Each pass over the samples is made once, when it is first needed."""
+
+    def __init__(self, model: onnx.ModelProto, batches: Callable[[], Iterable[Batch]]) -> None:
+        self._model = model
+        self._batches = batches
+        self._seen: dict[str, Range] = {}
+        self._counts: dict[str, NDArray[np.int64]] = {}
+
+    def of(self, values: Sequence[str], clipping: Clipping) -> dict[str, Range]:
+        """The range of each value that is float32 and varies. Raises `RecipeFailed` where the model does not run."""
+        fresh = [name for name in values if name not in self._seen]
+        self._seen |= dict.fromkeys(fresh, (np.inf, -np.inf)) | extremes(self._model, fresh, self._batches())
+        varying = {name: self._seen[name] for name in values if self._seen[name][1] > self._seen[name][0]}
+        if clipping == "minmax":
+            return varying
+        uncounted = [name for name in varying if name not in self._counts]
+        self._counts |= _histograms(self._model, {name: varying[name] for name in uncounted}, self._batches())
+        return {name: clip(self._counts[name], each, clipping) for name, each in varying.items()}
+
+
+def extremes(model: onnx.ModelProto, values: Sequence[str], batches: Iterable[Batch]) -> dict[str, Range]:
+    """The least and the largest element of each value that is float32.
+
+    Found inside the graph where the type is known, so that nothing large is handed out.
+    """
+    reduced = onnx.shape_inference.infer_shapes(model)
+    types = {value.name: value.type.tensor_type.elem_type for value in (*reduced.graph.value_info, *reduced.graph.output)}
+    given = [value.name for value in model.graph.input if value.name in values]
+    inner = [name for name in values if types.get(name) == onnx.TensorProto.FLOAT and name not in given]
+    unknown = [name for name in values if name not in types and name not in given]
+    ends = {name: (f"{name}/least", f"{name}/largest") for name in inner}
+    for name, (least, largest) in ends.items():
+        reduced.graph.node.append(helper.make_node("ReduceMin", [name], [least], keepdims=0))
+        reduced.graph.node.append(helper.make_node("ReduceMax", [name], [largest], keepdims=0))
+    found: dict[str, Range] = {}
+    for batch, shown in _beside(batches, reduced, [*itertools.chain(*ends.values()), *unknown]):
+        seen = {name: (shown[least], shown[largest]) for name, (least, largest) in ends.items()}
+        seen |= {name: (batch[name], batch[name]) for name in given} | {name: (shown[name], shown[name]) for name in unknown}
+        for name, (least, largest) in seen.items():
+            if least.dtype == np.float32 and least.size:
+                before = found.get(name, (np.inf, -np.inf))
+                found[name] = (min(before[0], float(least.min())), max(before[1], float(largest.max())))
+    return found
+
+
+def _histograms(model: onnx.ModelProto, ranges: Mapping[str, Range], batches: Iterable[Batch]) -> dict[str, NDArray[np.int64]]:
+    counts = {name: np.zeros(BINS, np.int64) for name in ranges}
+    given = {value.name for value in model.graph.input}
+    inner = [name for name in ranges if name not in given]
+    for batch, shown in _beside(_small(batches), model, inner):
+        for name, span in ranges.items():
+            counts[name] += np.histogram(batch[name] if name in given else shown[name], BINS, span)[0]
+    return counts
+
+
+def _beside(batches: Iterable[Batch], model: onnx.ModelProto, names: Sequence[str]) -> Iterator[tuple[Batch, Batch]]:
+    """Each batch and what the model makes of it."""
+    ahead, behind = itertools.tee(batches)
+    return zip(behind, observe(model, names, ahead) if names else itertools.repeat({}), strict=False)
+
+
+def _small(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same samples a few at a time, since whole activations are handed out."""
+    for batch in batches:
+        for at in range(0, len(next(iter(batch.values()))), _AT_ONCE):
+            yield {name: values[at : at + _AT_ONCE] for name, values in batch.items()}
 
 
 def clip(counts: NDArray[np.int64], seen: Range, clipping: Clipping) -> Range:

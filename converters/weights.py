@@ -43,6 +43,49 @@ def quantize_weights(model: onnx.ModelProto, *, smallest: int) -> int:
     return len(unpacking)
 
 
+def quantize_tables(model: onnx.ModelProto, *, smallest: int = 4096) -> int:
+    """Replace, in place, float32 tables from which rows are picked (embeddings) by int8 with a scale a row; say how many.
+
+    Rows are picked first and unpacked then, so that a large table costs no more time than a small one.
+    """
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    count = 0
+    for name in dict.fromkeys(node.input[0] for node in graph.node if _picks_rows(node)):
+        readers = [node for node in graph.node if name in node.input]
+        tensor = tensors.get(name)
+        if tensor is None or name in fixed or tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) != 2:
+            continue
+        if int(np.prod(tensor.dims)) < smallest or not all(_picks_rows(node) and node.input[0] == name for node in readers):
+            continue
+        packed, scales = pack(numpy_helper.to_array(tensor), 0)
+        graph.initializer.remove(tensor)
+        graph.initializer.append(numpy_helper.from_array(packed, f"{name}/int8"))
+        graph.initializer.append(numpy_helper.from_array(scales[:, None], f"{name}/scale"))
+        for node in readers:
+            _pick_then_unpack(graph, node, name)
+        count += 1
+    return count
+
+
+def _picks_rows(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Gather" and not any(attribute.name == "axis" and attribute.i for attribute in node.attribute)
+
+
+def _pick_then_unpack(graph: onnx.GraphProto, node: onnx.NodeProto, name: str) -> None:
+    at, made = list(graph.node).index(node), node.output[0]
+    steps = [
+        helper.make_node("Gather", [f"{name}/int8", node.input[1]], [f"{made}/int8"], name=f"{made}/pick", axis=0),
+        helper.make_node("Gather", [f"{name}/scale", node.input[1]], [f"{made}/scale"], name=f"{made}/scales", axis=0),
+        helper.make_node("Cast", [f"{made}/int8"], [f"{made}/levels"], name=f"{made}/levels", to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{made}/levels", f"{made}/scale"], [made], name=f"{made}/unpack"),
+    ]
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*rest[:at], *steps, *rest[at + 1 :]])
+
+
 def pack(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """int8 values of the same shape, and float32[channels] scales along `axis`: `values ≈ int8 × scale`."""
     others = tuple(at for at in range(values.ndim) if at != axis % values.ndim)

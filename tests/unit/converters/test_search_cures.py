@@ -17,7 +17,7 @@ from converters.errors import RecipeFailed
 from converters.lossless import likeness
 from converters.observe import session
 from converters.quantize import Quantizer
-from converters.ranges import BINS, clip, measured_ranges
+from converters.ranges import BINS, Ranges, clip
 from converters.recipe import DYNAMIC, PRODUCTS, Clipping, StaticRecipe
 from converters.smooth import factors, smooth
 from converters.sources import Source
@@ -61,7 +61,7 @@ def test_a_clipped_range_is_never_empty_and_never_wider_than_what_was_seen(
 
 def test_constants_and_whole_numbers_have_no_range() -> None:
     model = separable(separable_tensors())
-    found = measured_ranges(model, ["a1", "c2"], lambda: [{"x": images()}], "mse")
+    found = Ranges(model, lambda: [{"x": images()}]).of(["a1", "c2"], "mse")
     assert set(found) == {"a1", "c2"}
     assert found["a1"][0] == 0
 
