@@ -29,7 +29,7 @@ from converters.parity import (
     VariantReport,
     warnings_about,
 )
-from converters.recipe import FLOAT, Recipe
+from converters.recipe import FLOAT, Recipe, TrainedRecipe
 from converters.settings import Settings
 from converters.trial import Reference, Trial, tolerance
 from fleet_io.bundle_directory import describe
@@ -47,6 +47,7 @@ GOLDEN_TYPE: Final = "application/vnd.edgeward.golden.npz"
 JSON_TYPE: Final = "application/json"
 
 _MARGIN_SAMPLES: Final = 2
+_TRAINING_TOOLS: Final = ("torch", "torch-pruning", "torchao")
 _TFLITE_TOOLS: Final = ("ai-edge-litert", "ai-edge-quantizer", "flatbuffers")
 
 
@@ -57,6 +58,8 @@ def tools(recipes: Sequence[Recipe]) -> dict[str, str]:
     found["edgeward"] = _version("edgeward")
     if any(recipe.format == "tflite" for recipe in recipes):
         found |= {name: _version(name) for name in _TFLITE_TOOLS}
+    if any(isinstance(recipe, TrainedRecipe) for recipe in recipes):
+        found |= {name: _version(name) for name in _TRAINING_TOOLS}
     return found
 
 
@@ -95,10 +98,12 @@ def parity_report(
     slower: Mapping[str, bool],
     given: int,
     lossless: str,
+    trained: tuple[str, ...] = (),
 ) -> ParityReport:
     """The report on all trials: shipped ones in the order of `choice`, then the others.
 
-    `given` is the given model's size in bytes, `lossless` what was taken away from it without changing its answers.
+    `given` is the given model's size in bytes, `lossless` what was taken away from it without changing its answers,
+    `trained` what was trained from it.
     """
     by_name = {trial.recipe.name: trial for trial in trials}
     left_out = [trial for trial in trials if trial.recipe.name not in choice.order]
@@ -136,6 +141,7 @@ def parity_report(
         data=data,
         tools=tools([trial.recipe for trial in trials]),
         lossless=lossless,
+        trained=trained,
         variants=tuple(reports),
     )
 

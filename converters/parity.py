@@ -105,6 +105,8 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     tools: dict[str, str]
     lossless: str = ""
     """What was taken away from the model without changing its answers, beyond names and notes; empty where nothing was."""
+    trained: tuple[str, ...] = ()
+    """What was trained from the given model, a sentence each."""
     variants: tuple[VariantReport, ...]
     """Shipped ones in order of preference, then those left out."""
 

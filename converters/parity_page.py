@@ -32,7 +32,7 @@ def render(report: ParityReport, timing: Timing | None) -> str:
         f'<h1>{title}</h1><p class="sub">Parity report: every variant against the float model, on '
         f"{report.samples.held_out} held-out samples</p>"
         f"{_warnings(report)}<p><strong>{escape(report.preferred_because)}</strong></p>"
-        f"{_lossless(report)}{_accuracies(report)}"
+        f"{_lossless(report)}{_trained(report)}{_accuracies(report)}"
         f"{_table(report, timing)}{_left_out(report)}{_origin(report, timing)}</body></html>\n"
     )
 
@@ -45,6 +45,13 @@ def _warnings(report: ParityReport) -> str:
 
 def _lossless(report: ParityReport) -> str:
     return f"<p>Without loss: {escape(report.lossless)}</p>" if report.lossless else ""
+
+
+def _trained(report: ParityReport) -> str:
+    if not report.trained:
+        return ""
+    items = "".join(f"<li>{escape(each)}</li>" for each in report.trained)
+    return f"<h2>Trained from the given model</h2><ul>{items}</ul>"
 
 
 def _accuracies(report: ParityReport) -> str:

@@ -6,6 +6,7 @@ A recipe says everything that is needed to get its variant again, and is saved w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -184,11 +185,49 @@ class TfliteRecipe:
         }[self.kind]
 
 
-Recipe = FloatRecipe | StaticRecipe | DynamicRecipe | WeightsRecipe | TfliteRecipe
+PlainRecipe = FloatRecipe | StaticRecipe | DynamicRecipe | WeightsRecipe | TfliteRecipe
+"""What is done to a model without training it."""
+
+
+@dataclass(frozen=True)
+class TrainedRecipe:
+    """A model that was trained from the given one (converters/compression), and what is done to it `then`."""
+
+    trained: str
+    then: PlainRecipe
+    training: Mapping[str, str]
+    """The training's own choices, as text."""
+
+    @property
+    def name(self) -> str:
+        """The variant's name: how it was trained, then what was done."""
+        return f"{self.trained}-{self.then.name}"
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic's."""
+        return self.then.precision
+
+    @property
+    def format(self) -> Format:
+        """The file's."""
+        return self.then.format
+
+    @property
+    def session_options(self) -> dict[str, str]:
+        """Engine options that the variant needs."""
+        return self.then.session_options
+
+    def choices(self) -> dict[str, str]:
+        """The recipe as text, for the manifest."""
+        return {**self.training, **self.then.choices()}
+
+
+Recipe = PlainRecipe | TrainedRecipe
 
 FLOAT: Final = FloatRecipe()
 DYNAMIC: Final = DynamicRecipe()
-STANDARD: Final[tuple[Recipe, ...]] = (FLOAT, StaticRecipe(), WeightsRecipe())
+STANDARD: Final[tuple[PlainRecipe, ...]] = (FLOAT, StaticRecipe(), WeightsRecipe())
 TFLITE: Final[tuple[TfliteRecipe, ...]] = (
     TfliteRecipe("tflite-float32", "float32", "float"),
     TfliteRecipe("tflite-int8", "int8-static", "static"),

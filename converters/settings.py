@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from converters.errors import SettingsRejected
-from converters.recipe import STANDARD, Preference, Recipe
+from converters.recipe import STANDARD, PlainRecipe, Preference
 from converters.targets import SATURATES, Target
 from fleet_io.bundle_directory import open_bundle
 from fleet_io.errors import BundleDamaged, BundleExists
@@ -38,7 +38,7 @@ class Settings:
     """The processors that the bundle is for."""
     minutes: float | None = None
     """How long to search for a better static recipe; None: only where the plain one misses the budget, and shortly."""
-    recipes: tuple[Recipe, ...] = STANDARD
+    recipes: tuple[PlainRecipe, ...] = STANDARD
 
 
 def check_settings(settings: Settings) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from converters.recipe import DYNAMIC, FLOAT, Recipe, StaticRecipe, WeightsRecipe
+from converters.recipe import DYNAMIC, FLOAT, PlainRecipe, Recipe, StaticRecipe, TrainedRecipe, WeightsRecipe
 
 Target = Literal["any", "avx2", "avx512-vnni", "arm64-dotprod", "arm64"]
 
@@ -40,7 +40,7 @@ def describe(target: Target) -> str:
     return _NAMES[target]
 
 
-def recipes(target: Target, *, products: bool = False) -> tuple[Recipe, ...]:
+def recipes(target: Target, *, products: bool = False) -> tuple[PlainRecipe, ...]:
     """What is tried for a target when no search is asked for. `products`: the model works mostly by products of matrices."""
     static = StaticRecipe(reduce_range=SATURATES[target])
     return (FLOAT, static, *((DYNAMIC,) if products else ()), WeightsRecipe())
@@ -48,4 +48,5 @@ def recipes(target: Target, *, products: bool = False) -> tuple[Recipe, ...]:
 
 def must_check(recipe: Recipe, target: Target) -> bool:
     """Whether a variant ships only when the emulated check finds it right on a saturating processor too."""
-    return SATURATES[target] and isinstance(recipe, StaticRecipe)
+    plain = recipe.then if isinstance(recipe, TrainedRecipe) else recipe
+    return SATURATES[target] and isinstance(plain, StaticRecipe)

@@ -14,7 +14,7 @@ from converters.calibration import Parts
 from converters.errors import RecipeFailed
 from converters.evaluation import Outputs, Quality, judge, load_variant, run
 from converters.quantize import Quantizer
-from converters.recipe import FLOAT, Recipe, StaticRecipe
+from converters.recipe import FLOAT, Recipe, StaticRecipe, TrainedRecipe
 from converters.saturation import emulate, layers_at_risk
 from converters.targets import Target, describe, must_check
 from fleet_protocol.manifest import Tolerance
@@ -85,7 +85,8 @@ def attempt(
         return Trial(recipe, fault=str(error))
     try:
         trial = _measure(Trial(recipe, fault="", path=path, model=model), model, reference, budget)
-        return _checked(trial, reference, budget, target) if isinstance(recipe, StaticRecipe) else trial
+        static = isinstance(recipe.then if isinstance(recipe, TrainedRecipe) else recipe, StaticRecipe)
+        return _checked(trial, reference, budget, target) if static else trial
     except RecipeFailed as error:
         model.close()
         return Trial(recipe, fault=str(error), path=path)
