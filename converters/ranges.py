@@ -66,10 +66,10 @@ def extremes(model: onnx.ModelProto, values: Sequence[str], batches: Iterable[Ba
     for batch, shown in _beside(batches, reduced, [*itertools.chain(*ends.values()), *unknown]):
         seen = {name: (shown[least], shown[largest]) for name, (least, largest) in ends.items()}
         seen |= {name: (batch[name], batch[name]) for name in given} | {name: (shown[name], shown[name]) for name in unknown}
-        for name, (least, largest) in seen.items():
-            if least.dtype == np.float32 and least.size:
+        for name, (low, high) in seen.items():
+            if low.dtype == np.float32 and low.size:
                 before = found.get(name, (np.inf, -np.inf))
-                found[name] = (min(before[0], float(least.min())), max(before[1], float(largest.max())))
+                found[name] = (min(before[0], float(low.min())), max(before[1], float(high.max())))
     return found
 
 
