@@ -20,6 +20,7 @@ demo: $(VENV)/.ready ## Watch one model's whole life on a small fleet (about a m
 test: $(VENV)/.ready ## Run all tests but the soak tests
 	@scripts/set-up-mosquitto
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
+	@PYTHON="$(PYTHON)" scripts/test-tflite-runtime "$(VENV)-tflite-runtime"
 
 lint: $(VENV)/.ready ## Check style, types and architecture
 	@$(BIN)/ruff check .
@@ -40,4 +41,4 @@ soak: $(VENV)/.ready ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m soak --timeout 1800
 
 clean: ## Remove what was built and measured here
-	@rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .edgeward
+	@rm -rf $(VENV) $(VENV)-tflite-runtime dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .edgeward
