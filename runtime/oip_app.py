@@ -5,38 +5,21 @@ Base protocol and the extensions in `EXTENSIONS`. What a request means is `runti
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
 from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
 
-from fleet_protocol.tensors import DataType, TensorSpec
-from runtime import oip, oip_binary
+from runtime import oip, oip_binary, oip_facts
 from runtime.answering import Answering, Question
-from runtime.errors import MalformedRequest, ModelRejected, NotServing
+from runtime.errors import MalformedRequest
 from runtime.exchange import Exchange, Header, Refused, RefusedUnread, Response, json_response
-from runtime.host import Served
+from runtime.oip_facts import OpenInferenceFacts
 from runtime.repository import Repository
-from runtime.serving_statistics import Spent, Totals
 from runtime.shadow import Shadow
 from runtime.shadow_record import ShadowRecord
 
-NAME: Final = "edgeward"
-PROTOCOL_VERSION: Final = "2"
-EXTENSIONS: Final = (
-    "binary_tensor_data",
-    "classification",
-    "model_configuration",
-    "model_repository",
-    "parameters",
-    "statistics",
-)
 RAW_TYPE: Final = b"application/octet-stream"
-
-_CONFIG_TYPES: Final[dict[DataType, str]] = {"BYTES": "TYPE_STRING"}
-"""Model configurations call a datatype `TYPE_` and its name, but for these."""
 
 
 class _IndexRequest(msgspec.Struct, frozen=True):
@@ -55,8 +38,7 @@ class OpenInference:
 
     def __init__(self, answering: Answering, repository: Repository | None) -> None:
         self._answering = answering
-        self._host = answering.host
-        self._repository = repository
+        self._facts = OpenInferenceFacts(answering, repository)
 
     async def respond(self, exchange: Exchange) -> Response:
         """The response to one request. Raises `Refused` or `Gone`."""
@@ -70,15 +52,14 @@ class OpenInference:
     def _server(self, exchange: Exchange) -> Response:
         match exchange.parts[1:]:
             case []:
-                answer = json_response({"name": NAME, "version": PROTOCOL_VERSION, "extensions": EXTENSIONS})
+                answer = json_response(oip_facts.server())
             case ["health", "live"]:
                 answer = json_response({"live": True})
             case ["health", "ready"]:
-                ready = bool(self._host.identities())
+                ready = self._facts.ready()
                 answer = json_response({"ready": ready}, 200 if ready else 503)
             case ["models", "stats"]:
-                names = [identity.model for identity in self._host.identities()]
-                answer = self._statistics([self._answering.describe(name, None) for name in names])
+                answer = json_response(self._facts.all_statistics())
             case _:
                 raise exchange.nothing_here("The Open Inference Protocol begins at /v2, TensorFlow Serving's API at /v1.")
         exchange.only("GET")
@@ -99,15 +80,15 @@ class OpenInference:
             case ["ready"]:
                 return json_response({"name": name, "ready": True})
             case ["config"]:
-                return json_response(_config(served))
+                return json_response(oip_facts.config(served))
             case ["stats"]:
-                return self._statistics([served])
+                return json_response(self._facts.statistics([served]))
             case ["shadow"]:
                 return json_response(self._shadow(name))
-        return json_response(_metadata(served))
+        return json_response(oip_facts.metadata(served))
 
     def _shadow(self, name: str) -> ShadowRecord:
-        observer = self._host.observer(name)
+        observer = self._answering.host.observer(name)
         if not isinstance(observer, Shadow):
             raise Refused(404, f"{name} has no shadow. One begins with `edgeward serve … --shadow CANDIDATE`.")
         return observer.record()
@@ -123,48 +104,18 @@ class OpenInference:
         work = partial(_answer, header_length=length)
         return await self._answering.answer(exchange, name, version, work, lead_in=oip_binary.lead_in(length))
 
-    def _statistics(self, models: Iterable[Served]) -> Response:
-        totals = self._answering.statistics
-        return json_response(
-            {"model_stats": [_stats(each, totals.of(each.identity.model, each.identity.version)) for each in models]}
-        )
-
     async def _repository_asked(self, exchange: Exchange, rest: list[str]) -> Response:
         match rest:
             case ["index"]:
                 exchange.only("POST")
                 asked = await self._small(exchange, _IndexRequest)
-                return json_response([each for each in self._index() if not asked.ready or each["state"] == "READY"])
+                return json_response(self._facts.index(only_ready=asked.ready))
             case ["models", name, "load" | "unload" as change]:
                 exchange.only("POST")
                 asked_for = await self._small(exchange, _LoadRequest)
-                return await self._change(name, change, asked_for)
+                await self._facts.change(name, change, list(asked_for.parameters))
+                return json_response({})
         raise exchange.nothing_here("The repository has /index, and /models/{name}/load and /unload.")
-
-    def _index(self) -> list[dict[str, str]]:
-        if self._repository is None:
-            ready = [_index_entry(each.model, each.version, ready=True) for each in self._host.identities()]
-            return sorted(ready, key=lambda each: each["name"])
-        return [_index_entry(each.name, each.version, ready=each.ready) for each in self._repository.index()]
-
-    async def _change(self, name: str, change: str, asked: _LoadRequest) -> Response:
-        repository = self._repository
-        if repository is None:
-            raise Refused(
-                403, f"What runs here is decided by whoever started this server (on a device: the agent). No {change}."
-            )
-        if change == "load" and asked.parameters:
-            raise Refused(
-                400, f"A load takes no parameters here ({', '.join(asked.parameters)}): the bundle says how it is run."
-            )
-        work = repository.load if change == "load" else repository.unload
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._answering.threads, work, name)
-        except NotServing as error:
-            raise Refused(404, str(error)) from error
-        except ModelRejected as error:
-            raise Refused(400, str(error)) from error
-        return json_response({})
 
     async def _small(self, exchange: Exchange, kind: type[_Small]) -> _Small:
         """A body of a few settings; none is all defaults."""
@@ -192,76 +143,3 @@ def _answer(question: Question, *, header_length: int | None) -> Response:
         return Response(200, answer.content)
     header: Header = (oip_binary.HEADER, str(answer.header_length).encode())
     return Response(200, answer.content, RAW_TYPE, (header,))
-
-
-def _metadata(served: Served) -> dict[str, object]:
-    return {
-        "name": served.identity.model,
-        "versions": [served.identity.version],
-        "platform": served.engine,
-        "inputs": _specs(served.inputs),
-        "outputs": _specs(served.outputs),
-    }
-
-
-def _specs(specs: Iterable[TensorSpec]) -> list[dict[str, object]]:
-    return [{"name": spec.name, "datatype": spec.datatype, "shape": spec.shape} for spec in specs]
-
-
-def _config(served: Served) -> dict[str, object]:
-    """As Triton writes a model's configuration. Shapes are whole, the batch too, so `max_batch_size` is 0."""
-    return {
-        "name": served.identity.model,
-        "platform": served.engine,
-        "backend": served.engine.split()[0].rstrip(","),
-        "version_policy": {"specific": {"versions": [served.identity.version]}},
-        "max_batch_size": 0,
-        "input": _config_tensors(served.inputs),
-        "output": _config_tensors(served.outputs),
-        "parameters": {
-            "variant": {"string_value": served.identity.variant},
-            "manifest": {"string_value": served.identity.manifest},
-        },
-    }
-
-
-def _config_tensors(specs: Iterable[TensorSpec]) -> list[dict[str, object]]:
-    return [
-        {
-            "name": spec.name,
-            "data_type": _CONFIG_TYPES.get(spec.datatype, f"TYPE_{spec.datatype}"),
-            "format": "FORMAT_NONE",
-            "dims": spec.shape,
-        }
-        for spec in specs
-    ]
-
-
-def _stats(served: Served, totals: Totals) -> dict[str, object]:
-    answered = totals.outcomes["answered"]
-    spent: Spent = totals.spent
-    failed = sum(count for outcome, count in totals.outcomes.items() if outcome != "answered")
-    return {
-        "name": served.identity.model,
-        "version": served.identity.version,
-        "last_inference": int(totals.last * 1000),
-        "inference_count": totals.samples,
-        "execution_count": answered,
-        "inference_stats": {
-            "success": {"count": answered, "ns": spent.total()},
-            "fail": {"count": failed, "ns": totals.failed_ns},
-            "queue": {"count": answered, "ns": spent.queue},
-            "compute_input": {"count": answered, "ns": spent.decode},
-            "compute_infer": {"count": answered, "ns": spent.infer},
-            "compute_output": {"count": answered, "ns": spent.encode},
-            "cache_hit": {"count": 0, "ns": 0},
-            "cache_miss": {"count": 0, "ns": 0},
-        },
-        "batch_stats": [],
-    }
-
-
-def _index_entry(name: str, version: str, *, ready: bool) -> dict[str, str]:
-    if ready:
-        return {"name": name, "version": version, "state": "READY", "reason": ""}
-    return {"name": name, "version": version, "state": "UNAVAILABLE", "reason": "not loaded"}

@@ -19,7 +19,7 @@ import runtime
 from runtime import InferenceFailed, ModelHost, ModelIdentity
 from runtime.answering import INLINE_BYTES
 from runtime.errors import CannotListen
-from runtime.oip_app import EXTENSIONS
+from runtime.oip_facts import EXTENSIONS
 from runtime.server import LocalServer
 from tests.support import models
 from tests.support.engines import ScriptedEngine, fixed, model_of
