@@ -53,8 +53,8 @@ from runtime.golden import read as read_golden
 
 log = logging.getLogger(__name__)
 
-ENGINES: Final = {"onnx": "onnxruntime", "tflite": "ai_edge_litert"}
-"""The package that opens each format."""
+ENGINES: Final = {"onnx": ("onnxruntime",), "tflite": ("ai_edge_litert", "tflite_runtime")}
+"""The packages that open each format; one is enough."""
 
 Progress = Callable[[float], None]
 """Is told the share of bytes at hand, 0 to 1."""
@@ -65,7 +65,7 @@ Gate = Callable[[GateRequest], GateVerdict]
 
 def formats_at_hand() -> frozenset[str]:
     """The formats whose engine is installed here."""
-    return frozenset(each for each, package in ENGINES.items() if importlib.util.find_spec(package) is not None)
+    return frozenset(each for each, packages in ENGINES.items() if any(map(importlib.util.find_spec, packages)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +272,13 @@ class Performer:
         variant = _variant(manifest, running)
         self._parts.store.check(variant.file.digest)
         path = self._parts.store.path(variant.file.digest)
-        return manifest, load(path, session_options=variant.session_options, threads=self._bounds.threads)
+        return manifest, load(
+            path,
+            session_options=variant.session_options,
+            threads=self._bounds.threads,
+            processing=manifest.processing or None,
+            labels=manifest.labels,
+        )
 
     def _try_first(self, running: Running) -> None:
         """This process has died again and again: it does not load what may be the reason."""
