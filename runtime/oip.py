@@ -8,7 +8,7 @@ Here are the JSON and the classification extension; raw tensors behind the JSON 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -30,10 +30,15 @@ class _InputParameters(msgspec.Struct, frozen=True):
     shared_memory_region: str | None = None
 
 
-class _Input(msgspec.Struct, frozen=True):
+class TensorHead(msgspec.Struct, frozen=True):
+    """What a request says of an input before its values."""
+
     name: TensorName
     shape: Annotated[tuple[_Size, ...], msgspec.Meta(max_length=limits.TENSOR_RANK)]
     datatype: DataType
+
+
+class _Input(TensorHead, frozen=True):
     data: msgspec.Raw = msgspec.Raw()
     parameters: _InputParameters = _InputParameters()
 
@@ -143,12 +148,7 @@ def encode_response(
     """
     tensors: list[_Tensor] = []
     raw: list[bytes | memoryview] = []
-    for wanted in request.outputs or [WantedOutput(name, request.binary) for name in outputs]:
-        array = outputs.get(wanted.name)
-        if array is None:
-            raise MalformedRequest(f"The model has no output {wanted.name}; it has {', '.join(outputs)}.")
-        if wanted.classes:
-            array = _best_classes(wanted, array, labels)
+    for wanted, array in chosen(outputs, request, labels):
         if wanted.binary:
             raw.append(oip_binary.write(array))
             tensors.append(_raw_tensor(wanted.name, array, len(raw[-1])))
@@ -159,6 +159,22 @@ def encode_response(
     parameters = request.parameters if finite else {**request.parameters, "finite": False}
     head = msgspec.json.encode(_Response(model, version, tensors, request.id, parameters))
     return Answer(b"".join([head, *raw]), len(head)) if raw else Answer(head, None)
+
+
+def chosen(
+    outputs: Mapping[str, Array], request: InferRequest, labels: tuple[str, ...]
+) -> Iterator[tuple[WantedOutput, Array]]:
+    """The outputs that the request wants, in its order, or else all. Raises `MalformedRequest`."""
+    for wanted in request.outputs or [WantedOutput(name, request.binary) for name in outputs]:
+        array = outputs.get(wanted.name)
+        if array is None:
+            raise MalformedRequest(f"The model has no output {wanted.name}; it has {', '.join(outputs)}.")
+        yield wanted, _best_classes(wanted, array, labels) if wanted.classes else array
+
+
+def datatype_of(array: Array) -> DataType:
+    """The array's datatype as the protocol names it."""
+    return _NAMES[array.dtype.name]
 
 
 def _opened(body: bytes | memoryview, header_length: int | None) -> tuple[_Request, oip_binary.Section | None]:
@@ -204,11 +220,11 @@ def _best_classes(wanted: WantedOutput, scores: Array, labels: tuple[str, ...]) 
 
 
 def _tensor(name: str, array: Array) -> _Tensor:
-    return _Tensor(name, _NAMES[array.dtype.name], array.shape, array.ravel().tolist())
+    return _Tensor(name, datatype_of(array), array.shape, array.ravel().tolist())
 
 
 def _raw_tensor(name: str, array: Array, size: int) -> _Tensor:
-    return _Tensor(name, _NAMES[array.dtype.name], array.shape, parameters={"binary_data_size": size})
+    return _Tensor(name, datatype_of(array), array.shape, parameters={"binary_data_size": size})
 
 
 def _array(given: _Input, section: oip_binary.Section | None) -> Array:
