@@ -85,8 +85,17 @@ class GateRefused(Result):
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared(Result):
+    """The candidate is ready to be run in the best way that was found. `detail` says which, for people."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Activated(Result):
-    """The candidate answers requests."""
+    """The candidate answers requests. `fault`: why its prepared form could not be used; empty where all went well."""
+
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,19 +162,28 @@ class RunGate(Work):
 
 
 @dataclass(frozen=True, slots=True)
+class Prepare(Work):
+    """Find the best way to run the candidate here, and make its prepared form; nothing that answers depends on it."""
+
+    candidate: Running
+
+
+@dataclass(frozen=True, slots=True)
 class Activate(Work):
-    """Let the candidate answer; remember `previous`."""
+    """Let the candidate answer; remember `previous`. `plain`: load it as it is, and forget how it was prepared."""
 
     candidate: Running
     previous: Running | None
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RollBack(Work):
-    """Let `fallback` answer again; None: nothing does. `previous` is what the previous slot shall name then."""
+    """Let `fallback` answer again; None: nothing does. `previous` is what the previous slot shall name then; `plain` as in `Activate`."""
 
     fallback: Running | None
     previous: Running | None
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ class Rules:
     """Crashes in the risky phases of one target; one more, and it is refused."""
     first_retry_s: float = 2.0
     longest_retry_s: float = 300.0
+    prepares: bool = False
+    """Whether a candidate that passed the gate is prepared and tuned before it is activated."""
 
 
 DEFAULT_RULES: Final = Rules()
@@ -114,6 +116,16 @@ def has_previous(case: Case) -> bool:
 def another_variant(case: Case) -> bool:
     """The release has a further variant that this device can run."""
     return case.got(GateRefused).another
+
+
+def prepares(case: Case) -> bool:
+    """This agent prepares models."""
+    return case.rules.prepares
+
+
+def died(case: Case) -> bool:
+    """The process died; it was not stopped."""
+    return bool(crashed(case))
 
 
 def lasting(case: Case) -> bool:

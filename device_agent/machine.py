@@ -28,6 +28,7 @@ from device_agent.events import (
     GatePassed,
     GateRefused,
     Lost,
+    Prepared,
     Report,
     Restarted,
     Result,
@@ -43,7 +44,9 @@ from fleet_protocol.states import Phase
 
 SAME: Final = "same"
 PHASES: Final[tuple[Phase, ...]] = get_args(Phase)
-PREPARING: Final[tuple[Phase, ...]] = ("fetching", "verifying", "staged", "gating")
+UNPROVEN: Final[tuple[Phase, ...]] = ("fetching", "verifying", "staged", "gating")
+"""Not through the gate yet: what fails is held against the target."""
+BEFORE_SWITCH: Final[tuple[Phase, ...]] = (*UNPROVEN, "preparing")
 """Nothing that runs has been touched yet: the work can be dropped at any moment."""
 
 
@@ -64,10 +67,10 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(("idle",), Assigned, guards.wants_work, "fetching", moves.begin),
     Row(("idle",), Assigned, guards.always, "idle", moves.note),
     Row(("fetching",), Assigned, guards.same_target_waiting, SAME, moves.follow_now),
-    Row(PREPARING, Assigned, guards.same_target, SAME, moves.follow),
-    Row(PREPARING, Assigned, guards.removed, "idle", moves.stop),
-    Row(PREPARING, Assigned, guards.wants_work, "fetching", moves.begin_instead),
-    Row(PREPARING, Assigned, guards.always, "idle", moves.drop),
+    Row(BEFORE_SWITCH, Assigned, guards.same_target, SAME, moves.follow),
+    Row(BEFORE_SWITCH, Assigned, guards.removed, "idle", moves.stop),
+    Row(BEFORE_SWITCH, Assigned, guards.wants_work, "fetching", moves.begin_instead),
+    Row(BEFORE_SWITCH, Assigned, guards.always, "idle", moves.drop),
     Row(("probation",), Assigned, guards.removed, "idle", moves.stop),
     Row(("probation",), Assigned, guards.wants_previous, "rolling_back", moves.go_back),
     Row(("activating", "probation", "rolling_back"), Assigned, guards.always, SAME, moves.note),
@@ -75,7 +78,9 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(("fetching",), Fetched, guards.always, "verifying", moves.verify),
     Row(("verifying",), Verified, guards.always, "staged", moves.stage),
     Row(("staged",), Staged, guards.always, "gating", moves.run_gate),
+    Row(("gating",), GatePassed, guards.prepares, "preparing", moves.prepare),
     Row(("gating",), GatePassed, guards.always, "activating", moves.activate),
+    Row(("preparing",), Prepared, guards.always, "activating", moves.activate_prepared),
     Row(("activating",), Activated, guards.removed, "idle", moves.stop),
     Row(("activating",), Activated, guards.wants_running, "rolling_back", moves.switch_and_go_back),
     Row(("activating",), Activated, guards.always, "probation", moves.switch),
@@ -88,8 +93,9 @@ TABLE: Final[tuple[Row, ...]] = (
     # What fails. Before the switch nothing is lost; after it, the fallback comes back.
     Row(("gating",), GateRefused, guards.another_variant, "fetching", moves.next_variant),
     Row(("gating",), GateRefused, guards.always, "idle", moves.refuse_at_gate),
-    Row(PREPARING, Failed, guards.lasting, "idle", moves.refuse),
-    Row(PREPARING, Failed, guards.always, "fetching", moves.wait),
+    Row(("preparing",), Failed, guards.always, "activating", moves.activate_as_it_is),
+    Row(UNPROVEN, Failed, guards.lasting, "idle", moves.refuse),
+    Row(UNPROVEN, Failed, guards.always, "fetching", moves.wait),
     Row(("activating",), Failed, guards.always, "rolling_back", moves.give_up_activation),
     Row(("probation",), Failed, guards.lasting, "rolling_back", moves.give_up),
     Row(("probation",), Failed, guards.always, SAME, moves.watch_again),
@@ -102,9 +108,9 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(("rolling_back",), Tick, guards.retry_due, SAME, moves.redo),
     Row(PHASES, Tick, guards.always, SAME, moves.nothing),
     # What ran cannot be loaded any more (a damaged disk).
-    Row(("idle", *PREPARING), Lost, guards.has_previous, "rolling_back", moves.fall_back),
+    Row(("idle", *BEFORE_SWITCH), Lost, guards.has_previous, "rolling_back", moves.fall_back),
     Row(("idle",), Lost, guards.wants_work_after_loss, "fetching", moves.lose_and_begin),
-    Row(("idle", *PREPARING, "activating"), Lost, guards.always, SAME, moves.lose),
+    Row(("idle", *BEFORE_SWITCH, "activating"), Lost, guards.always, SAME, moves.lose),
     Row(("probation",), Lost, guards.always, "rolling_back", moves.give_up),
     Row(("rolling_back",), Lost, guards.always, SAME, moves.nothing),
     # The process died and began again: redo what was under way, but not for ever.
@@ -115,7 +121,11 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(("activating",), Restarted, guards.crash_loop, "rolling_back", moves.give_up_activation_loop),
     Row(("probation",), Restarted, guards.crash_loop, "rolling_back", moves.give_up_crash_loop),
     Row(("rolling_back",), Restarted, guards.crash_loop, "idle", moves.abandon),
-    Row(("gating", "activating", "rolling_back"), Restarted, guards.always, SAME, moves.redo_counted),
+    Row(("gating",), Restarted, guards.always, SAME, moves.redo_counted),
+    Row(("preparing",), Restarted, guards.died, "activating", moves.activate_after_death),
+    Row(("preparing",), Restarted, guards.always, SAME, moves.redo),
+    Row(("activating", "rolling_back"), Restarted, guards.died, SAME, moves.redo_as_it_is),
+    Row(("activating", "rolling_back"), Restarted, guards.always, SAME, moves.redo),
     Row(("probation",), Restarted, guards.always, SAME, moves.watch_again_counted),
 )
 

@@ -38,6 +38,8 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
     """Variants of `target` that the gate refused on this device."""
     reasons: tuple[str, ...] = ()
     """Why, in the order of `passed_over`."""
+    plain: bool = False
+    """Preparing failed, or the prepared form did: what this phase loads is loaded as it is."""
     restarts: int = 0
     """Times that the process died in a risky phase of this target: the loop breaker."""
     retries: int = 0

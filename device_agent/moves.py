@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from device_agent.events import (
     Activate,
+    Activated,
     Cancel,
     DeleteUnused,
     Effect,
@@ -18,6 +19,8 @@ from device_agent.events import (
     Fetched,
     GateRefused,
     Lost,
+    Prepare,
+    Prepared,
     RollBack,
     RunGate,
     SelfCheck,
@@ -98,15 +101,26 @@ def run_gate(case: Case) -> Move:
     return _work(case.state, "gating")
 
 
+def prepare(case: Case) -> Move:
+    """The gate was passed: find the best way to run the candidate here."""
+    return _passed(case, "preparing")
+
+
 def activate(case: Case) -> Move:
     """The gate was passed: let the candidate answer."""
+    return _passed(case, "activating")
+
+
+def activate_prepared(case: Case) -> Move:
+    """The candidate is prepared: let it answer."""
     state, effects = _work(case.state, "activating")
-    return state, (*effects, EmitEvent("gate_passed", getattr(case.event, "detail", ""), case.target))
+    return state, (*effects, EmitEvent("prepared", case.got(Prepared).detail, case.target))
 
 
 def switch(case: Case) -> Move:
     """The candidate answers now: watch it."""
-    return _switched(case), ()
+    fault = case.got(Activated).fault
+    return _switched(case), (EmitEvent("alert", fault, case.target),) if fault else ()
 
 
 def commit(case: Case) -> Move:
@@ -167,6 +181,16 @@ def wait(case: Case) -> Move:
     state = replace(state, waiting=True, retries=state.retries + 1, at=case.now + delay * (0.5 + event.jitter))
     first = (EmitEvent("alert", event.reason, case.state.target),) if state.retries == 1 else ()
     return state, first
+
+
+def activate_as_it_is(case: Case) -> Move:
+    """Preparing failed, which says nothing against the candidate: let it answer as it is."""
+    return _as_it_is(case, _reason(case))
+
+
+def activate_after_death(case: Case) -> Move:
+    """The process died while it prepared: do not try that again, and let the candidate answer as it is."""
+    return _as_it_is(case, "the agent's process died while it prepared the model")
 
 
 def give_up(case: Case) -> Move:
@@ -256,6 +280,11 @@ def redo_counted(case: Case) -> Move:
     return _work(_counted(case), case.state.phase)
 
 
+def redo_as_it_is(case: Case) -> Move:
+    """Begin the work of this risky phase again, remember that it killed the process, and load nothing prepared this time."""
+    return _work(replace(_counted(case), plain=True), case.state.phase)
+
+
 def watch_again_counted(case: Case) -> Move:
     """A new window for the model on probation; remember that the process died."""
     return replace(_counted(case), checking=False, at=case.now), ()
@@ -278,6 +307,7 @@ def _rest(state: ModelState) -> ModelState:
         candidate=None,
         passed_over=(),
         reasons=(),
+        plain=False,
         restarts=0,
         retries=0,
         waiting=False,
@@ -299,7 +329,7 @@ def _work(state: ModelState, phase: Phase) -> Move:
 def _effect_of(state: ModelState, phase: Phase) -> Effect:
     target, candidate, work = state.target, state.candidate, state.work
     if phase == "rolling_back":
-        return RollBack(work, state.fallback, state.previous)
+        return RollBack(work, state.fallback, state.previous, plain=state.plain)
     assert target is not None
     if phase == "fetching":
         return Fetch(work, target, state.passed_over)
@@ -310,26 +340,46 @@ def _effect_of(state: ModelState, phase: Phase) -> Effect:
         return Stage(work, candidate)
     if phase == "gating":
         return RunGate(work, candidate, state.running, state.passed_over)
-    return Activate(work, candidate, state.running)
+    if phase == "preparing":
+        return Prepare(work, candidate)
+    return Activate(work, candidate, state.running, plain=state.plain)
+
+
+def _passed(case: Case, to: Phase) -> Move:
+    state, effects = _work(case.state, to)
+    return state, (*effects, EmitEvent("gate_passed", getattr(case.event, "detail", ""), case.target))
+
+
+def _as_it_is(case: Case, reason: str) -> Move:
+    state, effects = _work(replace(case.state, plain=True), "activating")
+    return state, (*effects, EmitEvent("alert", f"{reason}; the model is loaded as it is", case.target))
 
 
 def _switched(case: Case) -> ModelState:
     state = case.state
     return replace(
-        state, running=case.candidate, previous=state.running, candidate=None, at=case.now, retries=0, checking=False
+        state,
+        running=case.candidate,
+        previous=state.running,
+        candidate=None,
+        plain=False,
+        at=case.now,
+        retries=0,
+        checking=False,
     )
 
 
 def _roll_back(case: Case, reason: str | None) -> Move:
     """From probation to what ran before; with a `reason`, the target is refused from now on."""
     state = case.state if reason is None else with_refusal(case.state, reason)
-    state = replace(state, fallback=state.previous, previous=None, restarts=0, retries=0, checking=False)
+    state = replace(state, fallback=state.previous, previous=None, plain=False, restarts=0, retries=0, checking=False)
     moved, effects = _work(state, "rolling_back")
     return moved, (*effects, EmitEvent("alert", reason, case.target)) if reason else effects
 
 
 def _undo_activation(case: Case, reason: str) -> Move:
-    state = replace(with_refusal(case.state, reason), fallback=case.state.running, candidate=None, restarts=0, retries=0)
+    state = with_refusal(case.state, reason)
+    state = replace(state, fallback=state.running, candidate=None, plain=False, restarts=0, retries=0)
     moved, effects = _work(state, "rolling_back")
     return moved, (*effects, EmitEvent("alert", reason, case.target))
 

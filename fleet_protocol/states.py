@@ -26,7 +26,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST)]
 Sequence = Annotated[int, msgspec.Meta(ge=1, le=_LARGEST)]
 Reason = Annotated[str, msgspec.Meta(max_length=1000)]
 
-Phase = Literal["idle", "fetching", "verifying", "staged", "gating", "activating", "probation", "rolling_back"]
+Phase = Literal["idle", "fetching", "verifying", "staged", "gating", "preparing", "activating", "probation", "rolling_back"]
 """The states of the agent's machine for one model (DESIGN.md §5)."""
 
 
@@ -111,7 +111,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     session: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
-EventKind = Literal["phase", "gate_passed", "gate_refused", "rolled_back", "committed", "alert"]
+EventKind = Literal["phase", "gate_passed", "gate_refused", "prepared", "rolled_back", "committed", "alert"]
 
 
 class DeviceEvent(msgspec.Struct, frozen=True, kw_only=True):

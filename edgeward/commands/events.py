@@ -12,7 +12,14 @@ import click
 from edgeward import connection, terminal
 from edgeward.fleet_reading import local_time, safe
 
-COLOURS: Final = {"committed": "green", "gate_passed": "green", "gate_refused": "red", "rolled_back": "red", "alert": "red"}
+COLOURS: Final = {
+    "committed": "green",
+    "gate_passed": "green",
+    "prepared": "green",
+    "gate_refused": "red",
+    "rolled_back": "red",
+    "alert": "red",
+}
 
 
 @click.command("events", short_help="Show what happened on the devices.")

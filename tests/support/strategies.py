@@ -29,7 +29,7 @@ digests = st.binary(min_size=32, max_size=32).map(lambda raw: "sha256:" + raw.he
 boots = st.binary(min_size=16, max_size=16)
 counts = st.integers(0, 2**53 - 1)
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-phases = st.sampled_from(["idle", "fetching", "verifying", "staged", "gating", "activating", "probation", "rolling_back"])
+phases = st.sampled_from(["idle", "fetching", "verifying", "staged", "gating", "preparing", "activating", "probation", "rolling_back"])
 fractions = st.floats(0, 1)
 latencies = st.floats(1e-9, 1e6)
 
@@ -71,7 +71,7 @@ statuses = st.builds(
 events = st.builds(
     DeviceEvent,
     at=counts,
-    kind=st.sampled_from(["phase", "gate_passed", "gate_refused", "rolled_back", "committed", "alert"]),
+    kind=st.sampled_from(["phase", "gate_passed", "gate_refused", "prepared", "rolled_back", "committed", "alert"]),
     model=names,
     manifest=st.none() | digests,
     version=st.none() | versions,

@@ -66,7 +66,7 @@ def in_phase(phase: Phase, *, target: int = 2, old: int | None = 1) -> ModelStat
     if phase == "idle":
         return replace(state, wanted=assignment(old) if old is not None else None)
     state = replace(state, target=assignment(target))
-    if phase in ("verifying", "staged", "gating", "activating"):
+    if phase in ("verifying", "staged", "gating", "preparing", "activating"):
         return replace(state, candidate=running(target))
     if phase == "probation":
         return replace(state, running=running(target), previous=before)
