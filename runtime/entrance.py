@@ -63,6 +63,8 @@ class Place(Waiter):
 
     def give_back(self) -> None:
         """Leave without an answer, from inside or from the line. Does nothing when there is nothing to leave."""
+        if self._why is not None:
+            return
         began = self._entrance.withdraw(self)
         if began is not None and self.room is not None:
             self.room.step_out(began)

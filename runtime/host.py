@@ -101,6 +101,13 @@ class ModelHost:
         """
         return self._entrance.place(model_name, version=version, deadline=deadline, priority=priority, woken=woken)
 
+    def at_hand(self, model_name: str) -> bool:  # noqa: ARG002  # the same for all
+        """See `runtime.serving.Serving`: what is active here is loaded."""
+        return True
+
+    def fetch(self, model_name: str, *, deadline: float | None = None) -> None:
+        """See `runtime.serving.Serving`."""
+
     def observe(self, model_name: str, observer: Observer | None) -> None:
         """Tell `observer` that model's answers from now on, whichever version gives them; None: nobody."""
         with self._lock:

@@ -7,7 +7,6 @@ is repeated on the response and named in the log.
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import logging
 import re
@@ -16,12 +15,11 @@ from typing import Final
 
 from fleet_io.clock import Clock, SystemClock
 from runtime import prometheus_text
-from runtime.answering import Answering
-from runtime.errors import NotServing
+from runtime.answering import TIMEOUT_S, Answering
 from runtime.exchange import BODY_BYTES, Bodies, Exchange, Gone, Receive, Refused, RefusedUnread, Response, Scope, Send
-from runtime.host import ModelHost
 from runtime.oip_app import OpenInference
 from runtime.repository import Repository
+from runtime.serving import Serving
 from runtime.serving_statistics import ServingStatistics
 from runtime.shadow import Shadow
 from runtime.tfs_app import TensorFlowServing
@@ -39,16 +37,17 @@ class Application:
 
     def __init__(
         self,
-        host: ModelHost,
+        host: Serving,
         threads: Executor,
         *,
         body_bytes: int = BODY_BYTES,
         repository: Repository | None = None,
         token: str | None = None,
+        timeout_s: float = TIMEOUT_S,
         clock: Clock | None = None,
     ) -> None:
         self._bodies, self._statistics = Bodies(body_bytes), ServingStatistics()
-        self.answering = Answering(host, threads, self._bodies, self._statistics, clock or SystemClock())
+        self.answering = Answering(host, threads, self._bodies, self._statistics, clock or SystemClock(), timeout_s=timeout_s)
         """What asks the models; other protocols share it."""
         self._host = host
         self._open_inference = OpenInference(self.answering, repository)
@@ -96,13 +95,9 @@ class Application:
         raise exchange.nothing_here("The Open Inference Protocol begins at /v2, TensorFlow Serving's API at /v1.")
 
     def _metrics(self) -> bytes:
-        active, shadows = [], []
-        for identity in self._host.identities():
-            observer = self._host.observer(identity.model)
-            if isinstance(observer, Shadow):
-                shadows.append(observer.record())
-            with contextlib.suppress(NotServing):  # it may have ended just now
-                active.append(self._host.describe(identity.model))
+        active = self._host.active()
+        observers = [self._host.observer(served.identity.model) for served in active]
+        shadows = [observer.record() for observer in observers if isinstance(observer, Shadow)]
         return prometheus_text.exposition(
             self._statistics.all(), active, self._statistics.refusals(), self._bodies.held, shadows
         )

@@ -61,6 +61,11 @@ class _Request(msgspec.Struct, frozen=True):
     parameters: dict[str, msgspec.Raw] = {}
 
 
+class _Wished(msgspec.Struct, frozen=True):
+    timeout: Annotated[int, msgspec.Meta(ge=0, le=2**62)] | None = None
+    priority: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
+
+
 class _Tensor(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     datatype: str
@@ -111,6 +116,31 @@ _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _DECODER: Final = msgspec.json.Decoder(_Request)
 _BOOLEAN: Final = msgspec.json.Decoder(bool)
 _NAMES: Final = {numpy_name: datatype for datatype, numpy_name in NUMPY_NAMES.items()}
+
+
+class _Wishes(msgspec.Struct, frozen=True):
+    parameters: _Wished = _Wished()
+
+
+_WISHES: Final = msgspec.json.Decoder(_Wishes)
+
+
+def read_wishes(body: bytes | memoryview, *, header_length: int | None = None) -> tuple[int | None, int]:
+    """The request's parameters `timeout` (microseconds; None: it has none) and `priority` (a level, 0: it has none).
+
+    Its tensors are passed over. Raises `MalformedRequest` for values that are no such numbers; what else is wrong with the
+    request, `decode_request` tells.
+    """
+    head = bytes(body if header_length is None else body[:header_length])
+    if b'"timeout"' not in head and b'"priority"' not in head:
+        return None, 0
+    try:
+        wished = _WISHES.decode(head).parameters
+    except msgspec.ValidationError as error:
+        raise MalformedRequest(f"The request's parameters: {error}.") from error
+    except _UNREADABLE:
+        return None, 0
+    return wished.timeout, wished.priority
 
 
 def decode_request(body: bytes | memoryview, *, header_length: int | None = None) -> InferRequest:

@@ -11,9 +11,9 @@ from typing import Final, TypeVar
 import msgspec
 
 from runtime import oip, oip_binary, oip_facts
-from runtime.answering import Answering, Question
+from runtime.answering import Answering, Question, Wishes, wishes_of
 from runtime.errors import MalformedRequest
-from runtime.exchange import Exchange, Header, Refused, RefusedUnread, Response, json_response
+from runtime.exchange import Body, Exchange, Header, Refused, RefusedUnread, Response, json_response
 from runtime.oip_facts import OpenInferenceFacts
 from runtime.repository import Repository
 from runtime.shadow import Shadow
@@ -75,7 +75,7 @@ class OpenInference:
         if rest not in ([], ["ready"], ["config"], ["stats"], ["shadow"]):
             raise exchange.nothing_here("A model has /infer, /ready, /config, /stats and /shadow.")
         exchange.only("GET")
-        served = self._answering.describe(name, version)
+        served = await self._answering.described(name, version)
         match rest:
             case ["ready"]:
                 return json_response({"name": name, "ready": True})
@@ -96,13 +96,14 @@ class OpenInference:
     async def _infer(self, exchange: Exchange, name: str, version: str | None) -> Response:
         said = exchange.headers.get(oip_binary.HEADER)
         if said is None:
-            return await self._answering.answer(exchange, name, version, partial(_answer, header_length=None))
+            work = partial(_answer, header_length=None)
+            return await self._answering.answer(exchange, name, version, work, wishes=_wishes)
         try:
             length = oip_binary.header_length(said)
         except MalformedRequest as error:
             raise RefusedUnread(400, str(error)) from error
-        work = partial(_answer, header_length=length)
-        return await self._answering.answer(exchange, name, version, work, lead_in=oip_binary.lead_in(length))
+        work, wishes = partial(_answer, header_length=length), partial(_wishes, header_length=length)
+        return await self._answering.answer(exchange, name, version, work, lead_in=oip_binary.lead_in(length), wishes=wishes)
 
     async def _repository_asked(self, exchange: Exchange, rest: list[str]) -> Response:
         match rest:
@@ -126,6 +127,11 @@ class OpenInference:
             raise Refused(400, f"The body is not what {exchange.path} takes: {error}.") from error
         finally:
             self._answering.bodies.release(body)
+
+
+def _wishes(body: Body, *, header_length: int | None = None) -> Wishes:
+    """What the request says of its time and importance, found without reading its tensors."""
+    return wishes_of(*oip.read_wishes(body, header_length=header_length))
 
 
 def _answer(question: Question, *, header_length: int | None) -> Response:

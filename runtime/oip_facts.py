@@ -52,8 +52,7 @@ class OpenInferenceFacts:
 
     def all_statistics(self) -> dict[str, object]:
         """What was counted of everything that is active. Raises `Refused` when something ended just now."""
-        names = [identity.model for identity in self._answering.host.identities()]
-        return self.statistics([self._answering.describe(name, None) for name in names])
+        return self.statistics(self._answering.host.active())
 
     def index(self, *, only_ready: bool) -> list[dict[str, str]]:
         """The repository's models, ordered by name; without a repository what is active."""

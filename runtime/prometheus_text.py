@@ -5,11 +5,11 @@ Labels are models and versions that are or were active here, never what a client
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
-from runtime.host import Served
+from runtime.room import Served
 from runtime.serving_statistics import BOUNDS_S, Totals
 from runtime.shadow_record import ShadowRecord
 
@@ -21,7 +21,7 @@ Numbers = Mapping[tuple[str, str], Totals]
 
 def exposition(
     totals: Numbers,
-    active: Iterable[Served],
+    active: Sequence[Served],
     refusals: Mapping[int, int],
     held_bytes: int,
     shadows: Sequence[ShadowRecord] = (),
@@ -31,12 +31,27 @@ def exposition(
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _lines(totals: Numbers, active: Iterable[Served], refusals: Mapping[int, int], held_bytes: int) -> Iterator[str]:
+def _loads(active: Sequence[Served]) -> Iterator[str]:
+    for name, text, count in _LOADS:
+        yield from _head(name, "gauge", text)
+        for served in active:
+            yield f"{name}{_labels(model=served.identity.model, version=served.identity.version)} {count(served)}"
+
+
+_LOADS: Final[tuple[tuple[str, str, Callable[[Served], int]], ...]] = (
+    ("edgeward_running_requests", "Requests that a model answers now.", lambda served: served.running),
+    ("edgeward_waiting_requests", "Requests in line before a model.", lambda served: served.waiting),
+    ("edgeward_hung_requests", "Runs that take longer than any should.", lambda served: served.hung),
+)
+
+
+def _lines(totals: Numbers, active: Sequence[Served], refusals: Mapping[int, int], held_bytes: int) -> Iterator[str]:
     yield from _head("edgeward_model_info", "gauge", "What is active here, and on which engine.")
     for served in active:
         identity = served.identity
         labels = _labels(model=identity.model, version=identity.version, variant=identity.variant, engine=served.engine)
         yield f"edgeward_model_info{labels} 1"
+    yield from _loads(active)
     yield from _head("edgeward_requests_total", "counter", "Requests for a model's answer, by how they ended.")
     for (model, version), each in totals.items():
         for outcome, count in sorted(each.outcomes.items()):

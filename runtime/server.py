@@ -5,20 +5,21 @@ It listens on 127.0.0.1 unless told otherwise: there is no authentication. What 
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from fleet_io.errors import ListenFailed
 from fleet_io.http_server import HttpServer
+from runtime.answering import TIMEOUT_S
 from runtime.errors import CannotListen
 from runtime.exchange import BODY_BYTES
-from runtime.host import ModelHost
 from runtime.local_app import Application
 from runtime.repository import Repository
+from runtime.serving import Serving
+from runtime.threads import DaemonThreads
 
-POOL_THREADS: Final = 4
-"""Requests for slow models that run at the same time, at most; never more than there are cores."""
+POOL_THREADS: Final = 64
+"""Started when they are needed. What runs at the same time is bounded by model (`runtime.admission.Limits`); these leave room
+for runs that hang."""
 
 
 class LocalServer:
@@ -26,16 +27,17 @@ class LocalServer:
 
     def __init__(
         self,
-        host: ModelHost,
+        host: Serving,
         *,
         address: str = "127.0.0.1",
         port: int = 0,
         body_bytes: int = BODY_BYTES,
         repository: Repository | None = None,
         token: str | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self._threads = ThreadPoolExecutor(min(POOL_THREADS, os.cpu_count() or 1), thread_name_prefix="oip")
-        app = Application(host, self._threads, body_bytes=body_bytes, repository=repository, token=token)
+        self._threads = DaemonThreads(POOL_THREADS, name="oip")
+        app = Application(host, self._threads, body_bytes=body_bytes, repository=repository, token=token, timeout_s=timeout_s)
         self._server = HttpServer(app, host=address, port=port)
 
     @property

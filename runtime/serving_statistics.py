@@ -13,8 +13,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-Outcome = Literal["answered", "non_finite", "invalid", "failed"]
-"""How a request ended; `non_finite`: with NaN or infinity, whether it could be sent or not."""
+Outcome = Literal["answered", "non_finite", "invalid", "failed", "overloaded", "late", "unwell"]
+"""How a request ended; `non_finite`: with NaN or infinity, whether it could be sent or not. Refused without being asked:
+`overloaded`, too much was; `late`, its deadline was over; `unwell`, the model hangs or keeps crashing."""
 
 BOUNDS_S: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),

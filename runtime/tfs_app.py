@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from fleet_protocol.tensors import TensorSpec
 from runtime import tfs
 from runtime.answering import Answering, Question, Work
-from runtime.engine import Array
-from runtime.errors import InferenceFailed, MalformedRequest
 from runtime.exchange import Exchange, Response, json_response
 from runtime.host import Inference
-from runtime.usage import looks_like_scores
+from runtime.tfs_questions import number_output, predicted, scores_output
 
 _HINT: Final = (
     "TensorFlow Serving's API is /v1/models/{name}[/versions/{version}], with :predict, :classify, :regress or /metadata."
@@ -43,7 +40,7 @@ class TensorFlowServing:
         if verb is not None or rest not in ([], ["metadata"]):
             raise exchange.nothing_here(_HINT)
         exchange.only("GET")
-        served = self._answering.describe(name, version)
+        served = await self._answering.described(name, version)
         if not rest:
             return json_response(tfs.status(served.identity.version))
         return json_response(tfs.metadata(name, served.identity.version, served.inputs, served.outputs))
@@ -57,39 +54,23 @@ def _verb(part: str) -> tuple[str, str | None]:
 
 def _predict(question: Question) -> Response:
     request = tfs.decode_predict(bytes(question.body), question.served.inputs)
-    inference = _finite(question.infer(request.inputs))
+    inference = predicted(question, request.inputs)
     return Response(200, tfs.encode_predict(inference.outputs, rows=request.rows))
 
 
 def _classify(question: Question) -> Response:
-    spec = next((spec for spec in question.served.outputs if looks_like_scores(spec)), None)
-    if spec is None:
-        raise MalformedRequest(f"{question.identity.model} has no class scores. Ask it with :predict.")
+    output = scores_output(question)
     inference = _on_examples(question)
-    return Response(200, tfs.encode_classification(inference.outputs[spec.name], inference.labels))
+    return Response(200, tfs.encode_classification(inference.outputs[output.name], inference.labels))
 
 
 def _regress(question: Question) -> Response:
-    spec = next((spec for spec in question.served.outputs if _is_one_number(spec)), None)
-    if spec is None:
-        raise MalformedRequest(f"{question.identity.model} does not answer one number for a sample. Ask it with :predict.")
-    values: Array = _on_examples(question).outputs[spec.name]
-    return Response(200, tfs.encode_regression(values))
+    output = number_output(question)
+    return Response(200, tfs.encode_regression(_on_examples(question).outputs[output.name]))
 
 
 def _on_examples(question: Question) -> Inference:
-    return _finite(question.infer(tfs.decode_examples(bytes(question.body), question.served.inputs)))
-
-
-def _finite(inference: Inference) -> Inference:
-    if not inference.finite:
-        identity = inference.identity
-        raise InferenceFailed(f"{identity.model} {identity.version} answered NaN or infinity, which JSON cannot say.")
-    return inference
-
-
-def _is_one_number(spec: TensorSpec) -> bool:
-    return spec.datatype not in ("BOOL", "BYTES") and (len(spec.shape) == 1 or (len(spec.shape) == 2 and spec.shape[1] == 1))
+    return predicted(question, tfs.decode_examples(bytes(question.body), question.served.inputs))
 
 
 _WORK: Final[dict[str | None, Work]] = {"predict": _predict, "classify": _classify, "regress": _regress}

@@ -120,7 +120,12 @@ class UsageCounter:
         if plain is not None:
             given, answered = inputs[plain.given], outputs[plain.answered]
             size = answered.nbytes
-            if size + given.nbytes <= _SMALL_BYTES and answered.dtype is plain.answered_dtype and not size % plain.row_bytes:
+            if (
+                size + given.nbytes <= _SMALL_BYTES
+                and answered.dtype is plain.answered_dtype
+                and given.dtype is plain.given_dtype  # not texts of pictures, nor another byte order
+                and not size % plain.row_bytes
+            ):
                 kept = self._kept
                 kept.append((seconds, given.tobytes(), answered.tobytes()))
                 if len(kept) >= _FOLD_AT:

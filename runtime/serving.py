@@ -1,0 +1,52 @@
+"""What the servers need of whatever holds the models: `ModelHost`, where all are loaded, or `ModelPool`, where some are.
+
+Every method may be called from any thread. All but `fetch` and `describe` are quick: an event loop may call them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from runtime.entrance import Place
+from runtime.room import ModelIdentity, Observer, Served
+
+
+class Serving(Protocol):
+    """Models that answer by name."""
+
+    def at_hand(self, model_name: str) -> bool:
+        """Whether `place` and `describe` need not wait for a load. Of a model that is not here, there is none to wait for."""
+        ...
+
+    def fetch(self, model_name: str, *, deadline: float | None = None) -> None:
+        """Load a model that is not at hand; may take long. Raises `RuntimeFailure`."""
+        ...
+
+    def place(
+        self,
+        model_name: str,
+        *,
+        version: str | None = None,
+        deadline: float | None = None,
+        priority: int = 0,
+        woken: Callable[[], object] = ...,
+    ) -> Place:
+        """See `ModelHost.place`."""
+        ...
+
+    def describe(self, model_name: str, *, version: str | None = None) -> Served:
+        """What answers under that name; loads it where that is needed. Raises `RuntimeFailure`."""
+        ...
+
+    def identities(self) -> tuple[ModelIdentity, ...]:
+        """Everything that answers when asked, ordered by model name."""
+        ...
+
+    def active(self) -> tuple[Served, ...]:
+        """Everything that is loaded, ordered by model name."""
+        ...
+
+    def observer(self, model_name: str) -> Observer | None:
+        """Who is told that model's answers."""
+        ...
