@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -71,11 +72,15 @@ class Processor:
         """The array for input `name`, which is one of `pictured`. Raises `InvalidInput`."""
         if not pictures:
             raise InvalidInput(f"Input {name} got no picture. Give at least one.")
-        made = [_processed(self._inputs[name], each) for each in pictures]
+        made = [processed(self._inputs[name], each) for each in pictures]
         shapes = {array.shape for array, _ in made}
         if len(shapes) > 1:
             raise InvalidInput(f"Input {name} got pictures that differ after processing: {sorted(shapes)}. Give one at a time.")
         return np.ascontiguousarray(np.stack([array for array, _ in made])), [placement for _, placement in made]
+
+    def tensor(self, name: str, pictures: Array) -> Array:
+        """The array for input `name` from an array of encoded pictures, `bytes` or base64 texts. Raises `InvalidInput`."""
+        return self.batch(name, [_encoded(name, each) for each in pictures.flat])[0]
 
     def results(self, outputs: Mapping[str, Array], placements: list[Placement]) -> list[dict[str, Result]]:
         """The declared results, by name, of each sample. Raises `InferenceFailed` where outputs are not as declared."""
@@ -84,7 +89,18 @@ class Processor:
         return [{name: each[at] for name, each in made.items()} for at in range(count)]
 
 
-def _processed(wanted: InputProcessing, picture: Picture) -> tuple[Array, Placement]:
+def _encoded(name: str, picture: object) -> bytes:
+    if isinstance(picture, str):
+        try:
+            return base64.b64decode(picture, validate=True)
+        except ValueError:  # raw bytes that happened to be a text: some BMP and PPM files are
+            return picture.encode("utf-8", "surrogatepass")
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return bytes(picture)
+    raise InvalidInput(f"Input {name} holds a {type(picture).__name__}; wanted encoded pictures as bytes or base64.")
+
+
+def processed(wanted: InputProcessing, picture: Picture) -> tuple[Array, Placement]:
     """One sample, and how the picture lies in it."""
     pixels = _decoded(wanted, picture)
     placement = Placement(pixels.shape[0], pixels.shape[1], pixels.shape[:2])

@@ -2,9 +2,10 @@
 
 With `antialias` the numbers are Pillow's to the bit (its 8-bit resampler: weights of 22 bits, rounded after each of two
 passes), so torchvision's on PIL images as well. The horizontal pass always comes first, as in Pillow before 13, which takes
-the other order where that is cheaper and differs by one step of 255 there (python-pillow/Pillow#9549): a device must not answer
-otherwise because a library was updated. Without `antialias`, a bilinear pixel mixes its four neighbours, as OpenCV's INTER_LINEAR
-does to within one step. Nearest takes the pixel under the new one's centre: Pillow's NEAREST, OpenCV's INTER_NEAREST_EXACT.
+the other order where that is cheaper and differs by one step of 255 there (python-pillow/Pillow#9549): a device must not
+answer otherwise because a library was updated. Without `antialias`, a bilinear pixel mixes its four neighbours, as OpenCV's
+INTER_LINEAR does to within one step. Nearest takes the pixel under the new one's centre: Pillow's NEAREST, OpenCV's
+INTER_NEAREST_EXACT.
 """
 
 from __future__ import annotations
