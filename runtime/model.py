@@ -11,13 +11,18 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from fleet_protocol.processing import Processing
 from fleet_protocol.tensors import NUMPY_NAMES, TensorSpec
 from runtime.engine import Array, Engine, open_engine
 from runtime.errors import InferenceFailed, InvalidInput
+from runtime.processing import Processor
+
+if TYPE_CHECKING:
+    from runtime.explain import Explanation
 
 NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -28,13 +33,15 @@ _DATATYPES: Final = {name: datatype for datatype, name in NUMPY_NAMES.items()}
 class Model:
     """One loaded variant. Any number of threads may call it at once."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, processor: Processor | None = None) -> None:
         self._engine: Engine | None = engine
         self._closing = threading.Lock()
         self.inputs: Final = engine.inputs
         self.outputs: Final = engine.outputs
         self.engine: Final = engine.description
         self.choice: Final = engine.choice
+        self.processor: Final = processor
+        """What makes inputs of pictures and results of outputs; None where the manifest declares nothing."""
         self._wanted = tuple((spec.name, _Wanted(spec)) for spec in engine.inputs)
         self._output_names = tuple(spec.name for spec in engine.outputs)
         self._only_output = self._output_names[0] if len(self._output_names) == 1 else None
@@ -42,6 +49,7 @@ class Model:
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name. `inputs` holds exactly one array for each of `self.inputs`, of its type and shape.
 
+        An input that `processor` makes from pictures may also be an array of objects: each one picture, as bytes or base64.
         Raises `InvalidInput`, or `InferenceFailed`.
         """
         engine = self._engine
@@ -66,8 +74,17 @@ class Model:
             array = inputs.get(name)
             if array is None:
                 raise _wrong_names(inputs, self.inputs)
+            if self.processor is not None and name in self.processor.pictured and _holds_pictures(array):
+                array = self.processor.tensor(name, array)
             checked[name] = want.check(array)
         return checked
+
+    def explain(self, inputs: Mapping[str, Array] | Array, **options: Any) -> Explanation:  # noqa: ANN401  # `runtime.explain`'s
+        """Which parts of one sample the answer rests on; an array alone is the only input. See `runtime.explain.explain`."""
+        from runtime.explain import explain
+
+        given = inputs if isinstance(inputs, Mapping) else {self.inputs[0].name: inputs}
+        return explain(self, given, **options)
 
     def close(self) -> None:
         """Let go of the engine. Calls that are under way end well; later ones raise `InferenceFailed`."""
@@ -84,15 +101,29 @@ def load(
     threads: int | None = None,
     provider: str | None = None,
     delegate: Path | None = None,
+    processing: Processing | None = None,
+    labels: tuple[str, ...] = (),
 ) -> Model:
     """Open a model file (ONNX or TFLite, told by content).
 
     `session_options` are the variant's own from the manifest, such as `session.disable_quant_qdq=1`; `threads` bounds the
     threads of one run (1 or more). `provider` is where an ONNX model runs (`cpu`, `cuda:0`, `auto`, …: `runtime.providers`),
     `delegate` the library that runs a TFLite model; without them it is the CPU. Raises `ModelRejected`, whatever the file
-    holds, and its `EngineUnavailable` where that provider or delegate does not work here.
+    holds, and its `EngineUnavailable` where that provider or delegate does not work here. `processing` and `labels` are the
+    manifest's, for who hands in pictures.
     """
-    return Model(open_engine(path, session_options=session_options, threads=threads, provider=provider, delegate=delegate))
+    engine = open_engine(path, session_options=session_options, threads=threads, provider=provider, delegate=delegate)
+    if processing is None:
+        return Model(engine)
+    try:
+        return Model(engine, Processor(processing, engine.inputs, engine.outputs, labels))
+    except BaseException:
+        engine.close()
+        raise
+
+
+def _holds_pictures(array: Array) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype.kind in "OSU"
 
 
 class _Wanted:

@@ -101,7 +101,7 @@ def _numbers(name: str, datatype: DataType, shape: tuple[int, ...], raw: memoryv
 
 
 def _texts(name: str, shape: tuple[int, ...], raw: memoryview) -> Array:
-    wanted, at, texts = math.prod(shape), 0, list[str]()
+    wanted, at, texts = math.prod(shape), 0, list[str | bytes]()
     while at < len(raw):
         if len(raw) - at < _COUNT.size:
             raise MalformedRequest(f"Input {name} of BYTES breaks off in the length of element {len(texts)}.")
@@ -111,18 +111,19 @@ def _texts(name: str, shape: tuple[int, ...], raw: memoryview) -> Array:
             raise MalformedRequest(
                 f"Input {name} of BYTES: element {len(texts)} claims {size} bytes; {len(raw) - at} are left."
             )
-        texts.append(_text(name, len(texts), raw[at : at + size]))
+        texts.append(text(raw[at : at + size]))
         at += size
     if len(texts) != wanted:
         raise MalformedRequest(f"Input {name} has {len(texts)} elements; its shape {list(shape)} wants {wanted}.")
     return np.array(texts, np.object_)
 
 
-def _text(name: str, index: int, raw: memoryview) -> str:
+def text(raw: bytes | memoryview) -> str | bytes:
+    """A text, or a picture or whatever it is: a model that takes only texts refuses other bytes itself."""
     try:
         return str(raw, "utf-8")
-    except UnicodeDecodeError as error:
-        raise MalformedRequest(f"Input {name} of BYTES: element {index} is not UTF-8; models here take text.") from error
+    except UnicodeDecodeError:
+        return bytes(raw)
 
 
 def _counted(text: object) -> tuple[bytes, bytes]:

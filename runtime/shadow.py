@@ -307,6 +307,7 @@ class _Understudy:
                     threads=allowance.threads,
                     memory_bytes=allowance.memory_bytes,
                     exchange=exchange.name,
+                    processing=candidate.processing,
                 )
                 opened = self._child.ask(order, Opened, timeout_s=_OPEN_TIMEOUT_S)
                 self._exchange = os.dup(exchange.fileno())

@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from fleet_protocol.processing import Processing
 from fleet_protocol.tensors import DataType, TensorSpec
 from runtime import oip_binary
 from runtime.engine import Array
@@ -33,6 +34,7 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     threads: int
     memory_bytes: int
     exchange: str
+    processing: Processing | None = None
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +85,12 @@ class Understudy:
     def _open(self, order: Open) -> Opened:
         self._exchange = os.open(order.exchange, os.O_RDONLY)
         _limit_memory(order.memory_bytes)
-        self._model = load(Path(order.model), session_options=order.session_options, threads=order.threads)
+        self._model = load(
+            Path(order.model),
+            session_options=order.session_options,
+            threads=order.threads,
+            processing=order.processing,
+        )
         return Opened(inputs=self._model.inputs, cpu_s=time.process_time())
 
     def _try(self, order: Try) -> Comparison:

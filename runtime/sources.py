@@ -14,6 +14,7 @@ from typing import Final
 from fleet_protocol import digests, limits
 from fleet_protocol.errors import ProtocolError
 from fleet_protocol.manifest import MANIFEST_FILE, Descriptor, Manifest, Tolerance, decode_manifest
+from fleet_protocol.processing import Processing
 from runtime.engine import format_of
 from runtime.errors import ModelRejected
 from runtime.host import ModelIdentity
@@ -33,10 +34,17 @@ class Source:
     identity: ModelIdentity
     session_options: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    processing: Processing | None = None
 
     def load(self, *, threads: int | None = None) -> Model:
         """Open it. Raises `ModelRejected`."""
-        return load(self.path, session_options=self.session_options, threads=threads)
+        return load(
+            self.path,
+            session_options=self.session_options,
+            threads=threads,
+            processing=self.processing,
+            labels=self.labels,
+        )
 
 
 def find(path: Path, *, variant: str | None = None) -> Source:
@@ -86,7 +94,8 @@ def _from_bundle(directory: Path, name: str | None) -> Source:
         there = ", ".join(each.name for each in manifest.variants)
         raise ModelRejected(f"{directory} has no variant {name!r}. It has: {there}.")
     identity = ModelIdentity(manifest.model, manifest.version, digests.digest_of(content), variant.name)
-    return Source(_checked_file(directory, variant.file), identity, variant.session_options, manifest.labels)
+    file = _checked_file(directory, variant.file)
+    return Source(file, identity, variant.session_options, manifest.labels, manifest.processing or None)
 
 
 def _manifest(directory: Path) -> tuple[Manifest, bytes]:
