@@ -83,7 +83,13 @@ def load_tuned(path: Path, tuning: Tuning) -> Model:
     source = next((each.source for each in sources.contenders(path) if each.name == chosen.variant), None)
     if source is None:
         raise ModelRejected(f"{path} has no variant {chosen.variant!r}, which tuning chose. Tune it again.")
-    return load(source.path, session_options=chosen.session_options(source.session_options), threads=chosen.threads)
+    return load(
+        source.path,
+        session_options=chosen.session_options(source.session_options),
+        threads=chosen.threads,
+        processing=source.processing,
+        labels=source.labels,
+    )
 
 
 def recall(cache: Path, key: TuningKey) -> Tuning | None:
