@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -242,6 +243,7 @@ def manifest(
         profile=describe(files[PROFILE_FILE], name=PROFILE_FILE, media_type=JSON_TYPE),
         parity=describe(files[PARITY_FILE], name=PARITY_FILE, media_type=JSON_TYPE),
         lineage=lineage,
+        processing=settings.processing or msgspec.UNSET,
     )
 
 

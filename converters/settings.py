@@ -14,6 +14,7 @@ from fleet_io.errors import BundleDamaged, BundleExists
 from fleet_protocol import limits
 from fleet_protocol.errors import InvalidName
 from fleet_protocol.names import check_name, check_version
+from fleet_protocol.processing import Processing
 
 _MINUTES: Final = 24 * 60
 
@@ -36,6 +37,8 @@ class Settings:
     prefer: Preference = "auto"
     target: Target = "any"
     """The processors that the bundle is for."""
+    processing: Processing | None = None
+    """How pictures become the model's inputs, and its outputs results."""
     minutes: float | None = None
     """How long to search for a better static recipe; None: only where the plain one misses the budget, and shortly."""
     recipes: tuple[PlainRecipe, ...] = STANDARD
