@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import GenericAlias
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -27,7 +27,7 @@ SIGNATURE: Final = "serving_default"
 BYTES_SUFFIX: Final = "_bytes"
 """Texts of an output whose name ends so are answered as base64."""
 
-_TYPE_NAMES: Final[dict[DataType, str]] = {
+TYPE_NAMES: Final[dict[DataType, str]] = {
     "BOOL": "DT_BOOL",
     "UINT8": "DT_UINT8",
     "UINT16": "DT_UINT16",
@@ -42,6 +42,7 @@ _TYPE_NAMES: Final[dict[DataType, str]] = {
     "FP64": "DT_DOUBLE",
     "BYTES": "DT_STRING",
 }
+_Value = TypeVar("_Value")
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -80,7 +81,7 @@ class PredictRequest:
 def decode_predict(body: bytes, specs: Sequence[TensorSpec]) -> PredictRequest:
     """Read a predict request for a model with such inputs. Raises `MalformedRequest`."""
     request = _read(_PREDICT, body, "a predict request")
-    _check_signature(request.signature_name)
+    check_signature(request.signature_name)
     instances, inputs = bytes(request.instances), bytes(request.inputs)
     if bool(instances) == bool(inputs):
         raise MalformedRequest("A predict request has either `instances` (rows) or `inputs` (columns).")
@@ -120,17 +121,22 @@ def decode_examples(body: bytes, specs: Sequence[TensorSpec]) -> dict[str, Array
     A feature is a number or text, a flat list as tf.Example has it, or nested as the input's shape says.
     """
     request = _read(_EXAMPLES, body, "a classify or regress request")
-    _check_signature(request.signature_name)
+    check_signature(request.signature_name)
     if not request.examples:
         raise MalformedRequest("`examples` is empty. Give one object of features for each sample.")
     rows = [{**request.context, **example} for example in request.examples]
-    return _by_name(rows, specs, _feature)
+    return columns(rows, specs, _feature)
 
 
 def encode_classification(scores: Array, labels: Sequence[str]) -> bytes:
-    """For each example the pairs of label and score: [batch, classes]. A class without a label is named by its number."""
-    names = [labels[index] if index < len(labels) else str(index) for index in range(scores.shape[1])]
+    """For each example the pairs of label and score: [batch, classes]."""
+    names = class_names(scores.shape[1], labels)
     return msgspec.json.encode({"results": [list(zip(names, row, strict=True)) for row in scores.tolist()]})
+
+
+def class_names(count: int, labels: Sequence[str]) -> list[str]:
+    """What so many classes are called. One without a label is named by its number."""
+    return [labels[index] if index < len(labels) else str(index) for index in range(count)]
 
 
 def encode_regression(values: Array) -> bytes:
@@ -161,10 +167,11 @@ def metadata(name: str, version: str, inputs: Iterable[TensorSpec], outputs: Ite
 def _tensor_info(spec: TensorSpec) -> dict[str, object]:
     dimensions = [{"size": str(size), "name": ""} for size in spec.shape]
     shape = {"dim": dimensions, "unknown_rank": False}
-    return {"dtype": _TYPE_NAMES[spec.datatype], "tensor_shape": shape, "name": spec.name}
+    return {"dtype": TYPE_NAMES[spec.datatype], "tensor_shape": shape, "name": spec.name}
 
 
-def _check_signature(name: str) -> None:
+def check_signature(name: str) -> None:
+    """Raises `MalformedRequest` when that is not the one signature that there is."""
     if name not in ("", SIGNATURE):
         raise MalformedRequest(f"There is no signature {name!r}; the only one is {SIGNATURE}.")
 
@@ -180,7 +187,8 @@ def _columns(content: bytes, specs: Sequence[TensorSpec]) -> dict[str, Array]:
     if len(specs) == 1 and (content[:1] != b"{" or _is_one_text(content, specs[0])):
         return {specs[0].name: _tensor(content, specs[0], len(specs[0].shape))}
     named = _read(_NAMED, content, "a tensor for each input by its name")
-    return {name: _tensor(bytes(value), _spec(name, specs), len(_spec(name, specs).shape)) for name, value in named.items()}
+    found = {name: spec_of(name, specs) for name in named}
+    return {name: _tensor(bytes(value), found[name], len(found[name].shape)) for name, value in named.items()}
 
 
 def _is_one_text(content: bytes, spec: TensorSpec) -> bool:
@@ -194,7 +202,8 @@ def _rows(content: bytes, specs: Sequence[TensorSpec]) -> dict[str, Array]:
             raise MalformedRequest(f"Input {spec.name} is a single value, which has no rows. Ask in columns: `inputs`.")
     if len(specs) == 1 and not _are_named(content, specs[0]):
         return {specs[0].name: _tensor(content, specs[0], len(specs[0].shape))}
-    return _by_name(_read(_NAMED_ROWS, content, "a list of objects, one for each instance"), specs, _instance)
+    rows = _read(_NAMED_ROWS, content, "a list of objects, one for each instance")
+    return columns(rows, specs, _instance)
 
 
 def _are_named(rows: bytes, spec: TensorSpec) -> bool:
@@ -211,28 +220,29 @@ def _decodes(decoder: msgspec.json.Decoder[Any], content: bytes) -> bool:
     return True
 
 
-def _by_name(
-    rows: Sequence[Mapping[str, msgspec.Raw]], specs: Sequence[TensorSpec], read: Callable[[bytes, TensorSpec], Array]
+def columns(
+    rows: Sequence[Mapping[str, _Value]], specs: Sequence[TensorSpec], read: Callable[[_Value, TensorSpec], Array]
 ) -> dict[str, Array]:
-    """Named values row by row, as one array for each input."""
+    """Named values row by row, as one array for each input. Raises `MalformedRequest`."""
     for index, row in enumerate(rows):
         if row.keys() != rows[0].keys():
             raise MalformedRequest(f"Row {index} has {_listed(row)}, where row 0 has {_listed(rows[0])}. Rows must be alike.")
     arrays = {}
     for name in rows[0] if rows else ():
-        spec = _spec(name, specs)
-        values = [read(bytes(row[name]), spec) for row in rows]
+        spec = spec_of(name, specs)
+        values = [read(row[name], spec) for row in rows]
         if len({value.shape for value in values}) > 1:
             raise MalformedRequest(f"Input {name} has rows of different shapes.")
         arrays[name] = np.stack(values)
     return arrays
 
 
-def _instance(content: bytes, spec: TensorSpec) -> Array:
-    return _tensor(content, spec, len(spec.shape) - 1)
+def _instance(content: msgspec.Raw, spec: TensorSpec) -> Array:
+    return _tensor(bytes(content), spec, len(spec.shape) - 1)
 
 
-def _feature(content: bytes, spec: TensorSpec) -> Array:
+def _feature(raw: msgspec.Raw, spec: TensorSpec) -> Array:
+    content = bytes(raw)
     rank = max(len(spec.shape) - 1, 0)
     if content[:1] != b"[":
         value = _tensor(content, spec, 0)
@@ -240,13 +250,19 @@ def _feature(content: bytes, spec: TensorSpec) -> Array:
         value = _tensor(content, spec, rank)
     else:
         value = _tensor(content, spec, 1)
+    return as_sample(value, spec)
+
+
+def as_sample(value: Array, spec: TensorSpec) -> Array:
+    """An example's values in the shape of one sample. Raises `MalformedRequest`."""
     try:
         return value.reshape(spec.shape[1:])
     except ValueError as error:
         raise MalformedRequest(f"Input {spec.name} has {value.size} values; wanted {spec.describe()}.") from error
 
 
-def _spec(name: str, specs: Sequence[TensorSpec]) -> TensorSpec:
+def spec_of(name: str, specs: Sequence[TensorSpec]) -> TensorSpec:
+    """The input of that name. Raises `MalformedRequest`."""
     for spec in specs:
         if spec.name == name:
             return spec
