@@ -59,7 +59,7 @@ class Place(Waiter):
         """The model's answer; the place is given back. Raises why there is none, or what `ModelHost.infer` raises."""
         room, began = self._mine()
         self._began, self._why = None, _SPENT
-        return room.answer(inputs, began)
+        return room.answer(inputs, began, time.perf_counter())
 
     def give_back(self) -> None:
         """Leave without an answer, from inside or from the line. Does nothing when there is nothing to leave."""

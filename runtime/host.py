@@ -82,7 +82,7 @@ class ModelHost:
             inside = room.inside
             inside.append(began)
             if not room.alert and len(inside) <= room.places:
-                return room.answer(inputs, began)
+                return room.answer(inputs, began, began)
             room.step_out(began)
         return self._entrance.wait_for(model_name, version=version, deadline=deadline, priority=priority).infer(inputs)
 

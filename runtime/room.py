@@ -137,12 +137,15 @@ class Room:
         self._call = model.__call__
         self._settle = settle
 
-    def answer(self, inputs: Mapping[str, Array], began: float) -> Inference:
-        """The model's answer to one who is inside since `began`, and out again. Raises `InvalidInput` or `InferenceFailed`."""
+    def answer(self, inputs: Mapping[str, Array], began: float, asked: float) -> Inference:
+        """The model's answer to one who is inside since `began` and asks now, and out again.
+
+        Raises `InvalidInput` or `InferenceFailed`.
+        """
         try:
             outputs = self._call(inputs)
             ended = time.perf_counter()
-            finite = self.usage.note(ended - began, inputs, outputs)
+            finite = self.usage.note(ended - asked, inputs, outputs)
         except InvalidInput:
             self._failed(began, "invalid_input")
             raise
@@ -155,7 +158,7 @@ class Room:
             self._settle(self)
         inference = Inference(outputs, self.identity, self.labels, finite)
         if self.observer is not None:
-            self.observer(inputs, inference, ended - began)
+            self.observer(inputs, inference, ended - asked)
         return inference
 
     def step_out(self, began: float) -> None:
