@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hmac
 import logging
-import re
 from concurrent.futures import Executor
-from typing import Final
 
 from fleet_io.clock import Clock, SystemClock
 from runtime import prometheus_text
@@ -23,13 +21,9 @@ from runtime.serving import Serving
 from runtime.serving_statistics import ServingStatistics
 from runtime.shadow import Shadow
 from runtime.tfs_app import TensorFlowServing
+from runtime.traces import trace_of
 
 log = logging.getLogger(__name__)
-
-_TRACEPARENT: Final = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]{1,200})?"
-)
-"""W3C Trace Context §3.2; a later version may say more behind it."""
 
 
 class Application:
@@ -110,6 +104,4 @@ class Application:
 
 
 def _trace(exchange: Exchange) -> bytes | None:
-    """The request's traceparent, when it is one."""
-    said = exchange.headers.get(b"traceparent")
-    return said if said is not None and _TRACEPARENT.fullmatch(said) else None
+    return trace_of(exchange.headers.get(b"traceparent"))
