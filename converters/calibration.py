@@ -7,6 +7,7 @@ before memory is asked for.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import math
@@ -125,6 +126,23 @@ def make_dataset(arrays: Mapping[str, Array], specs: tuple[TensorSpec, ...]) -> 
     return _fit(dict(arrays), specs, digest=f"sha256:{state.hexdigest()}", what="The data")
 
 
+def peek(given: Path | Mapping[str, Array], count: int) -> dict[str, Array]:
+    """The first samples of every array but the labels, at most `count`: for readers, which try a model before its inputs are
+    known. What is no array of numbers is left out. Raises `DataRejected`.
+    """
+    if not isinstance(given, Path):
+        found = {name: np.asarray(values) for name, values in given.items() if name != LABEL}
+        return {name: np.ascontiguousarray(values[:count]) for name, values in found.items() if values.ndim}
+    _check_kind(given)
+    with _damage_told(given), zipfile.ZipFile(given) as archive:
+        names = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        return {
+            name: values
+            for name, entry in names.items()
+            if name != LABEL and (values := _read_first(archive, entry, given, count)) is not None
+        }
+
+
 def _fit(arrays: dict[str, Array], specs: tuple[TensorSpec, ...], *, digest: str, what: str) -> Dataset:
     inputs = {}
     for spec in specs:
@@ -192,15 +210,33 @@ def _fit_labels(values: Array, count: int, what: str) -> NDArray[np.int64]:
 def _read_arrays(path: Path, wanted: set[str]) -> dict[str, Array]:
     """The wanted arrays, and empty ones in place of the others, whose names still help an error message."""
     _check_kind(path)
+    with _damage_told(path), zipfile.ZipFile(path) as archive:
+        arrays: dict[str, Array] = {}
+        for entry in archive.infolist():
+            name = entry.filename.removesuffix(".npy")
+            arrays[name] = _read_array(archive, entry, path) if name in wanted else np.empty(0)
+        return arrays
+
+
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            arrays: dict[str, Array] = {}
-            for entry in archive.infolist():
-                name = entry.filename.removesuffix(".npy")
-                arrays[name] = _read_array(archive, entry, path) if name in wanted else np.empty(0)
-            return arrays
+        yield
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise DataRejected(f"{path} is damaged or not an .npz file: {error}. Write it again with numpy.savez.") from error
+
+
+def _read_first(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, count: int) -> Array | None:
+    """The first rows of one array, and no more of the file than that; None where it has none or holds no numbers."""
+    with archive.open(entry) as file:
+        shape, dtype = _read_header(file, path, entry.filename)
+        if dtype.hasobject or not shape:
+            return None
+        rows = min(count, shape[0])
+        content = file.read(rows * math.prod(shape[1:]) * dtype.itemsize)
+        if len(content) < rows * math.prod(shape[1:]) * dtype.itemsize:
+            raise ValueError(f"{entry.filename} breaks off")
+        return np.frombuffer(content, dtype).reshape(rows, *shape[1:])
 
 
 def _check_kind(path: Path) -> None:

@@ -19,28 +19,31 @@ import msgspec
 
 import runtime
 from converters import assembly, evaluation
-from converters.calibration import EVALUATION_AT_LEAST, Array, Dataset, load_dataset, make_dataset, split
-from converters.choice import SLOWER, Candidate, Choice, choose
+from converters.calibration import EVALUATION_AT_LEAST, Array, Dataset, load_dataset, make_dataset, peek, split
+from converters.choice import SLOWER, Choice, choose
 from converters.errors import AccuracyRefused, DataRejected, RecipeFailed, SettingsRejected, SourceRejected
 from converters.journal import Journal, journal_path
 from converters.lossless import Compressed, compress
 from converters.metrics import all_finite
 from converters.parity import PAGE_FILE, PARITY_FILE, TIMING_FILE, Timing, VariantTiming, encode_report
 from converters.parity_page import render
+from converters.pictures import check_fits, class_names, read_pictures
 from converters.profile_data import make_profile
 from converters.quantize import Quantizer
 from converters.recipe import FLOAT, TFLITE, Preference
 from converters.search import Tried
 from converters.searching import Search, improve, told, works_by_products
 from converters.settings import Settings, check_settings
-from converters.sources import Source, read_onnx
+from converters.sources import SAMPLES, Source, Trust, read_source
 from converters.targets import Target, recipes
+from converters.trained import Trained, candidates, notes, variants
 from converters.trial import Reference, Trial, attempt
 from fleet_io.bundle_directory import Bundle, write_bundle
 from fleet_io.errors import BundleUnwritable
 from fleet_protocol import codec
 from fleet_protocol.digests import digest_of
 from fleet_protocol.manifest import Lineage
+from fleet_protocol.processing import Processing
 from fleet_protocol.tensors import TensorSpec
 
 Progress = Callable[[str, float], None]
@@ -60,7 +63,7 @@ def silent(text: str, done: float) -> None:
 
 
 def convert(
-    source: Path,
+    source: object,
     calibration: Data,
     *,
     model: str,
@@ -76,9 +79,16 @@ def convert(
     tflite: bool = False,
     target: Target = "any",
     minutes: float | None = None,
+    state: Path | None = None,
+    trust_pickle: bool = False,
+    trained: Sequence[Trained] = (),
+    processing: Processing | None = None,
     progress: Progress = silent,
 ) -> Bundle:
-    """Make a bundle of a float ONNX model: float, static int8 and weight-only int8, each measured, the fit ones shipped.
+    """Make a bundle of a float model: float, static int8 and weight-only int8, each measured, the fit ones shipped.
+
+    `source` is a file (ONNX, Keras, torch.export, scikit-learn, TFLite), a SavedModel's directory, `package.module:factory`
+    with its weights in `state`, or a model of those frameworks itself. Nothing is unpickled unless `trust_pickle`.
 
     `calibration` holds samples that the model was not trained with: an `.npz` or arrays by name, one for each model input,
     first axis the sample, and `label` (class numbers) where known. They are split by `seed` into parts that share none; with
@@ -86,6 +96,11 @@ def convert(
     `tflite` the bundle also carries variants for LiteRT, emitted from the ONNX model: float, static int8, dynamic, weight-only.
     `target` names the processors that it is for. With `minutes` the static recipe is searched for so long; without, only
     where the plain one misses the budget, for at most a minute. A search that was stopped goes on when it is asked for again.
+
+    `processing` travels in the manifest: how pictures become an input, and outputs results. With it, `calibration` and
+    `evaluate` may be directories of pictures, in subdirectories named after their classes where those are known.
+
+    Models that were `trained` from the source (`converters.compress` does that) get variants too, held against the source.
 
     The same inputs, seed and tools give the same bytes, as long as the same variants are measured to be slower than float;
     a `prefer` other than `auto` keeps that measurement out of the decision.
@@ -100,19 +115,23 @@ def convert(
         min_accuracy=min_accuracy,
         max_regression=max_regression,
         seed=seed,
-        classes=tuple(classes),
+        classes=tuple(classes) or class_names(calibration),
         prefer=prefer,
         target=target,
         minutes=minutes,
+        processing=processing,
     )
     check_settings(settings)
+    calibration = _pictured(calibration, settings)
+    evaluate = None if evaluate is None else _pictured(evaluate, settings)
     progress("reading the model", 0.0)
-    original = read_onnx(source)
-    tried = recipes(target, products=works_by_products(original))
-    settings = dataclasses.replace(settings, recipes=(*tried, *TFLITE) if tflite else tried)
     try:
         with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
-            return _Conversion(settings, original, Path(work), progress).run(calibration, evaluate)
+            original = read_source(source, lambda: peek(calibration, SAMPLES), Path(work), Trust(state, pickles=trust_pickle))
+            tried = recipes(target, products=works_by_products(original))
+            named = settings.classes or original.classes
+            settings = dataclasses.replace(settings, recipes=(*tried, *TFLITE) if tflite else tried, classes=named)
+            return _Conversion(settings, original, Path(work), progress, trained).run(calibration, evaluate)
     except OSError as error:
         raise BundleUnwritable(
             f"The conversion cannot write its temporary files in {tempfile.gettempdir()}: {error.strerror or error}. "
@@ -141,16 +160,20 @@ class _Measured:
     trials: Sequence[Trial]
     timing: Timing
     lossless: str
+    trained: tuple[str, ...] = ()
 
 
 class _Conversion:
     """One run of the pipeline. `run` is called once."""
 
-    def __init__(self, settings: Settings, source: Source, work: Path, progress: Progress) -> None:
+    def __init__(
+        self, settings: Settings, source: Source, work: Path, progress: Progress, trained: Sequence[Trained] = ()
+    ) -> None:
         self._settings = settings
         self._source = source
         self._work = work
         self._progress = progress
+        self._trained = trained
 
     def run(self, calibration: Data, evaluate: Data | None) -> Bundle:
         content = self._source.content()
@@ -159,12 +182,14 @@ class _Conversion:
         given.write_bytes(content)
         model = evaluation.load_source(given, self._source.path)
         try:
+            check_fits(self._settings.processing, model.inputs, model.outputs)
             data, held_out = self._read_data(model.inputs, calibration, evaluate)
             reference = self._reference(model, data, held_out)
             self._check_accuracy(reference)
             slim = self._compress(reference)
             source = dataclasses.replace(self._source, model=slim.model)
             trials, tried = self._try_recipes(source, model, reference)
+            trials += self._try_trained(reference)
             try:
                 timing = msgspec.structs.replace(self._time(model, trials, reference), search=told(tried, trials))
             finally:
@@ -172,7 +197,8 @@ class _Conversion:
                     if trial.model is not None:
                         trial.model.close()
             digest = data.digest if held_out is None else digest_of(f"{data.digest}\n{held_out.digest}".encode())
-            return self._write(model, _Measured(reference, trials, timing, slim.describe()), digest)
+            told_of = notes(self._trained, trials)
+            return self._write(model, _Measured(reference, trials, timing, slim.describe(), told_of), digest)
         finally:
             model.close()
 
@@ -236,6 +262,16 @@ class _Conversion:
             journal.remove()
         return improved
 
+    def _try_trained(self, reference: Reference) -> list[Trial]:
+        """The variants of what was trained from the model, by the same recipes and the same budget."""
+        settings, trials = self._settings, list[Trial]()
+        for trained in self._trained:
+            self._progress(f"making and measuring {trained.name}", 0.7)
+            trials += variants(
+                trained, settings.recipes, reference, work=self._work, budget=settings.budget, target=settings.target
+            )
+        return trials
+
     def _journal(self, reference: Reference) -> Journal:
         """What a search that was stopped has left beside the bundle to be."""
         settings = self._settings
@@ -262,13 +298,12 @@ class _Conversion:
         self._progress("writing the bundle", 0.95)
         reference, trials, timing = measured.reference, measured.trials, measured.timing
         settings, ratios = self._settings, _ratios(timing, self._settings.prefer)
-        choice = choose(
-            [Candidate(trial.recipe.name, trial.fault, ratios.get(trial.recipe.name)) for trial in trials], settings.prefer
-        )
+        choice = choose(candidates(trials, ratios), settings.prefer)
         report = assembly.parity_report(
             settings, reference, trials, choice,
             source=self._source.digest, data=data, slower={name: ratio > SLOWER for name, ratio in ratios.items()},
             given=len(self._source.content()), lossless=measured.lossless,
+            trained=measured.trained,
         )  # fmt: skip
         contents = {
             assembly.GOLDEN_FILE: assembly.golden_content(reference.parts.golden, reference.golden),
@@ -286,18 +321,28 @@ class _Conversion:
             files,
             inputs=model.inputs,
             outputs=model.outputs,
-            lineage=Lineage(source=self._source.digest, data=data, tools=assembly.tools(settings.recipes), seed=settings.seed),
+            lineage=Lineage(source=self._source.digest, data=data, tools=self._tools(), seed=settings.seed),
         )
-        notes = {PAGE_FILE: render(report, timing).encode(), TIMING_FILE: codec.encode_readable(timing)}
-        bundle = write_bundle(settings.out, manifest, files, notes=notes)
+        pages = {PAGE_FILE: render(report, timing).encode(), TIMING_FILE: codec.encode_readable(timing)}
+        bundle = write_bundle(settings.out, manifest, files, notes=pages)
         self._progress("done", 1.0)
         return bundle
+
+    def _tools(self) -> dict[str, str]:
+        return {**assembly.tools(self._settings.recipes), **self._source.tools}
 
     def _profile(self, reference: Reference, trials: Sequence[Trial], choice: Choice) -> bytes:
         first = _in_order(trials, choice)[0]
         answers = None if reference.classes is None or first.outputs is None else first.outputs[reference.classes]
         inputs = reference.parts.held_out.inputs
         return codec.encode_readable(make_profile(inputs, answers, variant=first.recipe.name, classes=self._settings.classes))
+
+
+def _pictured(given: Data, settings: Settings) -> Data:
+    """A directory of pictures as arrays; anything else as it is."""
+    if isinstance(given, Path) and given.is_dir():
+        return read_pictures(given, settings.processing, settings.classes)
+    return given
 
 
 def _dataset(given: Data, specs: tuple[TensorSpec, ...]) -> Dataset:

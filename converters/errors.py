@@ -11,6 +11,10 @@ class SourceRejected(ConversionError):
     """The model cannot be read, or cannot be converted. Give another model, or export it again."""
 
 
+class ReaderMissing(ConversionError):
+    """The model is of a kind whose reader is not installed here. Install what the message names."""
+
+
 class DataRejected(ConversionError):
     """The samples do not fit the model, or are not usable. Give other data."""
 

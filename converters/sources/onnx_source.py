@@ -7,8 +7,8 @@ bundle's variant is one file. Nothing here runs the model; whether an engine tak
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -40,11 +40,16 @@ _FIRST_BYTE: Final = b"\x08"
 
 @dataclass(frozen=True)
 class Source:
-    """A float model, whole: `model` has all its weights inside. `digest` is that of the given file and its data files."""
+    """A float model, whole: `model` has all its weights inside. `digest` is that of the given file and its data files.
+
+    `path` is what people call it. `tools` are the versions that turned it into ONNX; `classes` its classes' names.
+    """
 
     path: Path
     model: onnx.ModelProto
     digest: str
+    tools: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     def content(self) -> bytes:
         """The model as one ONNX file."""
@@ -56,10 +61,15 @@ def read_onnx(path: Path) -> Source:
     content = _read(path)
     model = _parse(path, content)
     external = _embed_external_data(path, model)
-    _check(path, model)
-    _refuse_nan(path, model)
+    check_model(path, model)
     digest = digest_of(content) if not external else digest_of("\n".join([digest_of(content), *external]).encode())
     return Source(path=path, model=model, digest=digest)
+
+
+def check_model(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse a model that is not valid, too large for one file, or holds NaN. Raises `SourceRejected`, which names `path`."""
+    _check(path, model)
+    _refuse_nan(path, model)
 
 
 def _read(path: Path) -> bytes:

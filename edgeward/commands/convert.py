@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import TypedDict, Unpack, get_args
 
 import click
 from rich.markup import escape
@@ -14,18 +14,39 @@ from converters.parity import AccuracyReport, ParityReport, Timing, VariantRepor
 from converters.recipe import Preference
 from converters.targets import Target
 from edgeward import terminal
+from edgeward.pictures import read_processing
 
 _PATH = click.Path(path_type=Path)
 _SHARE = click.FloatRange(0, 1)
 
 
+class _Asked(TypedDict):
+    """The options that `converters.convert` takes by the same names."""
+
+    model: str
+    version: str
+    out: Path
+    evaluate: Path | None
+    min_accuracy: float | None
+    max_regression: float
+    prefer: Preference
+    tflite: bool
+    target: Target
+    minutes: float | None
+    state: Path | None
+    trust_pickle: bool
+    seed: int
+
+
 @click.command("convert", short_help="Compress a model into a bundle: int8 beside float, with golden outputs and a report.")
-@click.argument("model", type=_PATH)
+@click.argument("source", metavar="MODEL")
 @click.option("--data", required=True, type=_PATH, help=".npz with one array per model input, and `label` where known.")
 @click.option("--evaluate", type=_PATH, help="Another .npz to measure accuracy on, instead of a part of --data.")
-@click.option("--name", required=True, help="Name of the model in the fleet, such as digits.")
-@click.option("--version", "release", required=True, help="Version of this release, such as 1.0.0.")
+@click.option("--name", "model", required=True, help="Name of the model in the fleet, such as digits.")
+@click.option("--version", required=True, help="Version of this release, such as 1.0.0.")
 @click.option("--out", required=True, type=_PATH, help="Directory to make; nothing else may lie there.")
+@click.option("--state", type=_PATH, help="State dict of a PyTorch module that MODEL names as package.module:factory.")
+@click.option("--trust-pickle", is_flag=True, help="Open pickles and saved code in MODEL, which can run anything.")
 @click.option(
     "--budget",
     default=0.5,
@@ -63,30 +84,27 @@ _SHARE = click.FloatRange(0, 1)
     type=click.FloatRange(0, 24 * 60, min_open=True),
     help="Search so long for the best int8 recipe; without, only where the plain one misses the budget, for a minute.",
 )
+@click.option(
+    "--processing",
+    "processing_file",
+    type=_PATH,
+    help="TOML file that says how pictures become the model's input, and outputs results; the bundle carries it.",
+)
 @click.option("--explain", is_flag=True, help="Say why each choice was made, with every recipe that was tried.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Deals the samples into their parts.")
 @terminal.json_option
 def command(
     *,
-    model: Path,
+    source: str,
     data: Path,
-    evaluate: Path | None,
-    name: str,
-    release: str,
-    out: Path,
     budget: float,
-    min_accuracy: float | None,
-    max_regression: float,
     classes: str,
-    prefer: Preference,
-    tflite: bool,
-    target: Target,
-    minutes: float | None,
+    processing_file: Path | None,
     explain: bool,
-    seed: int,
     as_json: bool,
+    **asked: Unpack[_Asked],
 ) -> None:
-    """Compress the ONNX file MODEL into a bundle.
+    """Compress MODEL into a bundle: an ONNX file, or a Keras, SavedModel, PyTorch, scikit-learn or TFLite model.
 
     The bundle holds the float model, a static int8 and a weight-only int8 variant where they stay within the accuracy budget,
     golden samples for the devices' gate, a reference profile, and a parity report (open parity.html).
@@ -99,27 +117,20 @@ def command(
       edgeward convert digits.onnx --data digits.npz --name digits --version 1.1.0 --out digits-1.1.0 \\
           --evaluate held-out.npz --min-accuracy 0.95 --json
       edgeward convert digits.onnx --data digits.npz --name digits --version 1.2.0 --out digits-1.2.0 --tflite
-      edgeward convert digits.onnx --data digits.npz --name digits --version 1.3.0 --out digits-1.3.0 \\
+      edgeward convert digits.keras --data digits.npz --name digits --version 1.3.0 --out digits-1.3.0 \\
           --for avx512-vnni --minutes 5 --explain
+      edgeward convert training.net:build --state net.pt --data digits.npz --name digits --version 1.4.0 --out digits-1.4.0
     """
-    with terminal.progress(f"Converting {model.name}") as progress:
+    out = asked["out"]
+    with terminal.progress(f"Converting {source}") as progress:
         bundle = converters.convert(
-            model,
+            source,
             data,
-            model=name,
-            version=release,
-            out=out,
-            evaluate=evaluate,
             budget=budget / 100,
-            min_accuracy=min_accuracy,
-            max_regression=max_regression,
-            seed=seed,
             classes=[part.strip() for part in classes.split(",")] if classes else (),
-            prefer=prefer,
-            tflite=tflite,
-            target=target,
-            minutes=minutes,
+            processing=None if processing_file is None else read_processing(processing_file),
             progress=progress,
+            **asked,
         )
     report, timing = converters.read_report(bundle), converters.read_timing(bundle)
     if as_json:
