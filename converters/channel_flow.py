@@ -155,7 +155,7 @@ class Flow:
         elif len(readers) == 2 and node.op_type in _MEETINGS:
             after = self._meet(node)
         elif len(readers) == 1:
-            step = _through(self._view, readers[0], self._lane(node.input[readers[0].position]))
+            step = through(self._view, readers[0], self._lane(node.input[readers[0].position]))
             after = None if step is None else step[0]
             self._channels.cuts += [] if step is None else step[1]
         else:
@@ -236,6 +236,14 @@ def plain_layer(view: GraphView, node: onnx.NodeProto) -> tuple[Array, Array, in
     return None
 
 
+def is_depthwise(node: onnx.NodeProto, weights: Array) -> bool:
+    """Whether a layer takes each channel by itself."""
+    if node.op_type != "Conv" or not is_standard(node) or weights.dtype != np.float32:
+        return False
+    channels = len(weights)
+    return channels > 1 and attributes(node).get("group", 1) == channels and weights.shape[1] == 1
+
+
 def bias_of_matmul(view: GraphView, node: onnx.NodeProto) -> Reader | None:
     """Where the constant stands that is added to a product, one number an output; None where there is none."""
     readers, weights = view.readers(node.output[0]), view.operand(node, 1)
@@ -264,7 +272,8 @@ def _bias(view: GraphView, node: onnx.NodeProto, width: int) -> Array | None:
 Step = tuple[Lane, list[Cut]]
 
 
-def _through(view: GraphView, reader: Reader, lane: Lane) -> Step | None:
+def through(view: GraphView, reader: Reader, lane: Lane) -> Step | None:
+    """The lane behind an operator that keeps channels apart, and what must be cut with them there; None for other operators."""
     node = reader.node
     if not is_standard(node) or any(node.output[1:]):
         return None
@@ -297,7 +306,7 @@ def _depthwise(view: GraphView, reader: Reader, lane: Lane) -> Step | None:
         return None
     channels = len(lane.columns)
     bias = _bias(view, node, channels)
-    if attributes(node).get("group", 1) != channels or weights.shape[:2] != (channels, 1) or bias is None:
+    if not is_depthwise(node, weights) or len(weights) != channels or bias is None:
         return None
     after = intervals.per_channel(lane.interval, weights, bias, padded=is_padded(node))
     cuts = [Cut(node, 1, 0, lane.ids[lane.columns])]

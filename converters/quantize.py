@@ -27,9 +27,10 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+from converters.equalize import equalize
 from converters.errors import RecipeFailed
 from converters.graph_view import GraphView
-from converters.lossless import simplify, strip_names
+from converters.lossless import PROOF_DB, likeness, simplify, strip_names
 from converters.ranges import Ranges
 from converters.recipe import (
     PRODUCTS,
@@ -54,7 +55,7 @@ _AXIS_OPSET: Final = 13
 
 
 class Quantizer:
-    """Makes the variants of one model. `prepare` folds constants and batch normalisation once, for all recipes."""
+    """Makes the variants of one model. `prepared` folds constants and normalisation, and evens channels out, once for all."""
 
     def __init__(self, source: Source, *, batches: Callable[[], Iterable[Batch]]) -> None:
         self._source = source
@@ -183,8 +184,6 @@ class Quantizer:
     def _weights(self, recipe: WeightsRecipe) -> onnx.ModelProto:
         model = onnx.ModelProto()
         model.CopyFrom(self.prepared())
-        if _opset(model) < _AXIS_OPSET:
-            model = onnx.version_converter.convert_version(model, _AXIS_OPSET)
         if not quantize_weights(model, smallest=recipe.smallest):
             raise RecipeFailed(f"changes nothing: no layer of the model has {recipe.smallest} float32 weights or more")
         return _slim(model)
@@ -192,11 +191,21 @@ class Quantizer:
     def prepared(self) -> onnx.ModelProto:
         """The model after onnxruntime's exact graph simplifications, shapes known where they can be, every node named."""
         if self._prepared is None:
-            self._prepared = onnx.shape_inference.infer_shapes(_slim(simplify(self._source.model)))
-            for node in self._prepared.graph.node:
+            model = onnx.shape_inference.infer_shapes(_modern(_slim(simplify(self._source.model))))
+            for node in model.graph.node:
                 node.name = node.name or next(name for name in node.output if name)
-            _flatten_biases(self._prepared)
+            _flatten_biases(model)
+            self._prepared = self._evened(model)
         return self._prepared
+
+    def _evened(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """The model with the channels between its layers evened out, where it then answers the same."""
+        even = onnx.ModelProto()
+        even.CopyFrom(model)
+        samples = list(itertools.islice(self._batches(), 2))
+        if not samples or not equalize(even, samples):
+            return model
+        return even if likeness(model, even, samples) >= PROOF_DB else model
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
@@ -252,6 +261,11 @@ def _domains(graph: onnx.GraphProto) -> set[str]:
             for inner in (attribute.g, *attribute.graphs):
                 found |= _domains(inner)
     return found
+
+
+def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in the first opset that knows one scale a channel, where it was in an older one."""
+    return model if _opset(model) >= _AXIS_OPSET else onnx.version_converter.convert_version(model, _AXIS_OPSET)
 
 
 def _opset(model: onnx.ModelProto) -> int:
