@@ -134,7 +134,7 @@ def listening_unix_socket(path: Path) -> socket.socket:
     """A Unix socket that listens; a file that a killed server left there is replaced. Raises `ListenFailed`."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if _nobody_listens(path):
+        if nobody_listens(path):
             path.unlink(missing_ok=True)
         made.bind(str(path))
         path.chmod(SOCKET_MODE)  # before it listens, so that nobody else connects meanwhile
@@ -148,7 +148,7 @@ def listening_unix_socket(path: Path) -> socket.socket:
     return made
 
 
-def _nobody_listens(path: Path) -> bool:
+def nobody_listens(path: Path) -> bool:
     """Whether a socket is there that refuses connections: its server was killed."""
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as asking:
         try:

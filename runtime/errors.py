@@ -63,6 +63,10 @@ class CannotListen(RuntimeFailure):
     """The address or port cannot be used. Choose another."""
 
 
+class ProtocolUnavailable(RuntimeFailure):
+    """What this protocol needs is not installed. Install the extra that the message names, or do without the protocol."""
+
+
 class ChildFailed(RuntimeFailure):
     """A child process that did risky work refused, died or hung; this process is well. The message says which."""
 

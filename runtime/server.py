@@ -1,11 +1,12 @@
-"""`LocalServer`: the Open Inference Protocol on localhost, for applications in any language.
+"""`LocalServer`: the models of this device on localhost, over HTTP and gRPC, for applications in any language.
 
-It listens on 127.0.0.1 unless told otherwise: there is no authentication. What it says is `runtime.local_app`'s.
+It listens on 127.0.0.1 unless told otherwise, and unless it has a token there is no authentication. What it says is
+`runtime.local_app`'s and `runtime.grpc_app`'s; both ask the same `Answering`.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fleet_io.errors import ListenFailed
 from fleet_io.http_server import HttpServer
@@ -17,13 +18,16 @@ from runtime.repository import Repository
 from runtime.serving import Serving
 from runtime.threads import DaemonThreads
 
+if TYPE_CHECKING:
+    from runtime.grpc_server import GrpcServer
+
 POOL_THREADS: Final = 64
 """Started when they are needed. What runs at the same time is bounded by model (`runtime.admission.Limits`); these leave room
 for runs that hang."""
 
 
 class LocalServer:
-    """Serves the models of `host`. `port` 0 takes a free one."""
+    """Serves the models of `host`. `port` 0 takes a free one. `grpc`: where gRPC listens, `127.0.0.1:0` or `unix:PATH`."""
 
     def __init__(
         self,
@@ -35,10 +39,23 @@ class LocalServer:
         repository: Repository | None = None,
         token: str | None = None,
         timeout_s: float = TIMEOUT_S,
+        grpc: str | None = None,
     ) -> None:
         self._threads = DaemonThreads(POOL_THREADS, name="oip")
         app = Application(host, self._threads, body_bytes=body_bytes, repository=repository, token=token, timeout_s=timeout_s)
         self._server = HttpServer(app, host=address, port=port)
+        self._grpc: GrpcServer | None = None
+        if grpc is not None:  # imported here: its messages cost whoever speaks HTTP alone some time and memory
+            from runtime.grpc_app import GrpcApplication
+            from runtime.grpc_server import GrpcServer
+
+            methods = GrpcApplication(app.answering, repository, token=token)
+            self._grpc = GrpcServer(methods, address=grpc, limit=body_bytes)
+
+    @property
+    def grpc_address(self) -> str | None:
+        """Where gRPC listens, such as `127.0.0.1:8001`, known once it is started; None: nowhere."""
+        return None if self._grpc is None else self._grpc.address
 
     @property
     def url(self) -> str:
@@ -46,13 +63,21 @@ class LocalServer:
         return self._server.url
 
     def start(self) -> None:
-        """Listen, and return when requests are answered. Raises `CannotListen`."""
+        """Listen, and return when requests are answered. Raises `CannotListen`, or `ProtocolUnavailable` (no grpcio)."""
+        if self._grpc is not None:
+            self._grpc.start()
         try:
             self._server.start()
         except ListenFailed as error:
+            self._stop_grpc()
             raise CannotListen(str(error)) from error
 
     def stop(self) -> None:
         """Answer what is under way, then end. A second call does nothing."""
+        self._stop_grpc()
         self._server.stop()
         self._threads.shutdown()
+
+    def _stop_grpc(self) -> None:
+        if self._grpc is not None:
+            self._grpc.stop()
