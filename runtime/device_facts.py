@@ -15,7 +15,16 @@ import msgspec
 
 from fleet_protocol.digests import digest_of
 
-_LIBRARIES: Final = ("onnxruntime", "ai-edge-litert", "numpy")
+_LIBRARIES: Final = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-directml",
+    "onnxruntime-qnn",
+    "ai-edge-litert",
+    "tflite-runtime",
+    "numpy",
+)
 _CPU_FIELDS: Final = frozenset(
     {"model name", "vendor_id", "flags", "Features", "CPU implementer", "CPU part", "CPU variant", "Hardware"}
 )

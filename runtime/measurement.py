@@ -20,7 +20,7 @@ import numpy as np
 from fleet_io import durable
 from fleet_protocol.digests import digest_of, hex_of
 from fleet_protocol.manifest import Tolerance
-from runtime import gate, measurement_child, neighbour_child, parity, sources, tuner
+from runtime import gate, measurement_child, neighbour_child, parity, providers, sources, tuner
 from runtime.children import Child
 from runtime.device_facts import device_facts, usable_cores
 from runtime.engine import format_of
@@ -61,20 +61,42 @@ def tune(
     """
     objective = objective or Objective()
     contenders = sources.contenders(path)
-    key = TuningKey(digest=contenders[0].source.identity.manifest, objective=objective, device=device_facts())
+    key = key_of(contenders[0].source.identity.manifest, objective)
     known = None if cache is None or again else recall(cache, key)
     if known is not None:
         return known
-    space = tuner.Space(tuple(_as_published(each) for each in contenders), usable_cores())
-    with tempfile.TemporaryDirectory(prefix="edgeward-tune-") as scratch:
-        device = MeasuredDevice(contenders, objective, Path(scratch), check_s=seconds * _CHECK_SHARE)
-        try:
-            tuning = tuner.search(space, device, objective, seconds=seconds, on_progress=on_progress)
-        finally:
-            device.close()
+    others = [each.name for each in providers.working() if each.name != providers.CPU]
+    tuning = measured(contenders, objective, seconds=seconds, cores=usable_cores(), others=others, on_progress=on_progress)
     if cache is not None:
         remember(cache, key, tuning)
     return tuning
+
+
+def key_of(digest: str, objective: Objective | None = None) -> TuningKey:
+    """What a result is kept under, for this device as it is."""
+    return TuningKey(digest=digest, objective=objective or Objective(), device=device_facts())
+
+
+def measured(
+    contenders: Sequence[Contender],
+    objective: Objective,
+    *,
+    seconds: float,
+    cores: int,
+    others: Sequence[str] = (),
+    on_progress: tuner.Progress | None = None,
+) -> Tuning:
+    """The best way to run one of the contenders on at most `cores` cores, measured now. Raises `CannotTune`.
+
+    `others` names the execution providers beside the CPU that may be taken.
+    """
+    space = tuner.Space(tuple(_as_published(each) for each in contenders), cores, tuple(others))
+    with tempfile.TemporaryDirectory(prefix="edgeward-tune-") as scratch:
+        device = MeasuredDevice(contenders, objective, Path(scratch), check_s=seconds * _CHECK_SHARE)
+        try:
+            return tuner.search(space, device, objective, seconds=seconds, on_progress=on_progress)
+        finally:
+            device.close()
 
 
 def load_tuned(path: Path, tuning: Tuning) -> Model:
@@ -87,6 +109,7 @@ def load_tuned(path: Path, tuning: Tuning) -> Model:
         source.path,
         session_options=chosen.session_options(source.session_options),
         threads=chosen.threads,
+        provider=_provider(chosen),
         processing=source.processing,
         labels=source.labels,
     )
@@ -108,6 +131,11 @@ def remember(cache: Path, key: TuningKey, tuning: Tuning) -> None:
     durable.write_bytes(_kept(cache, key), msgspec.json.encode(_Kept(key=key, tuning=tuning)))
 
 
+def forget(cache: Path, key: TuningKey) -> None:
+    """Keep that result no longer. Raises `OSError`."""
+    _kept(cache, key).unlink(missing_ok=True)
+
+
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     key: TuningKey
     tuning: Tuning
@@ -120,6 +148,11 @@ def _kept(cache: Path, key: TuningKey) -> Path:
 def _as_published(contender: Contender) -> Candidate:
     form = format_of(contender.source.path)
     return Candidate(variant=contender.name, engine="litert" if form == "tflite" else "onnxruntime")
+
+
+def _provider(candidate: Candidate) -> str | None:
+    """For `load`: TFLite models have none."""
+    return candidate.provider if candidate.engine == "onnxruntime" else None
 
 
 class MeasuredDevice:
@@ -207,6 +240,7 @@ class MeasuredDevice:
             model=str(contender.source.path),
             session_options=candidate.session_options(contender.source.session_options),
             threads=candidate.threads,
+            provider=_provider(candidate),
             golden=None if contender.golden is None else str(contender.golden),
             answers=str(answers),
         )
@@ -216,6 +250,7 @@ class MeasuredDevice:
             failure=failure,
             load_s=opened.load_s,
             memory_bytes=opened.memory_bytes,
+            engine=opened.engine,
             takes_batches=opened.takes_batches,
         )
 

@@ -38,6 +38,7 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     model: str
     session_options: dict[str, str]
     threads: int | None
+    provider: str | None
     golden: str | None
     answers: str
 
@@ -57,7 +58,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Run `runs` times, one every `period_s`, and count the CPU time, that of waiting threads included."""
+    """Run `runs` times, one every `period_s`, and count the CPU time, that of the engine's waiting threads included."""
 
     runs: int
     period_s: float
@@ -78,6 +79,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 
     load_s: float
     memory_bytes: int
+    engine: str
     takes_batches: bool
 
 
@@ -116,7 +118,9 @@ class Worker:
 
     def _open(self, order: Open) -> Opened:
         before, started = anonymous_bytes(), time.perf_counter()
-        model = self._model = load(Path(order.model), session_options=order.session_options, threads=order.threads)
+        model = self._model = load(
+            Path(order.model), session_options=order.session_options, threads=order.threads, provider=order.provider
+        )
         load_s = time.perf_counter() - started
         requests = sample_requests(model.inputs, order.golden, count=ANSWERED)
         self._request = requests[0]
@@ -126,7 +130,7 @@ class Worker:
         memory = max(0, anonymous_bytes() - before)
         arrays = {f"{at}/{place}": array for at, each in enumerate(answers) for place, array in enumerate(each.values())}
         np.savez(order.answers, allow_pickle=False, **_travelling(arrays))
-        return Opened(load_s=load_s, memory_bytes=memory, takes_batches=takes_batches(model.inputs))
+        return Opened(load_s=load_s, memory_bytes=memory, engine=model.engine, takes_batches=takes_batches(model.inputs))
 
     def _check(self, order: Check) -> TrialResult:
         model = self._opened()
@@ -150,12 +154,14 @@ class Worker:
     def _pace(self, order: Pace) -> Paced:
         model = self._opened()
         _wait(order.period_s)
-        before = time.process_time()
+        waiting, before = 0.0, time.process_time()
         for _ in range(order.runs):
             started = time.perf_counter()
             model(self._request)
+            begun = time.thread_time()
             _wait(order.period_s - (time.perf_counter() - started))
-        return Paced(cpu_s=(time.process_time() - before) / order.runs)
+            waiting += time.thread_time() - begun  # this thread's own waiting is the measurement's, and no inference's
+        return Paced(cpu_s=max(0.0, time.process_time() - before - waiting) / order.runs)
 
     def _batch(self, order: Batch) -> Batched:
         model = self._opened()

@@ -88,9 +88,14 @@ def parse(text: str) -> Asked:
 
 
 def present() -> tuple[Provider, ...]:
-    """The table's providers that this onnxruntime was built with, in order; whether they work here is another question."""
-    import onnxruntime as ort
+    """The table's providers that this onnxruntime was built with, in order; whether they work here is another question.
 
+    None where onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        return ()
     available = set(ort.get_available_providers())
     return tuple(each for each in TABLE if each.key in available)
 
@@ -103,7 +108,7 @@ def working() -> tuple[Provider, ...]:
 def check(asked: Asked) -> None:
     """Raises `EngineUnavailable` unless the provider is present and works; says what to install."""
     if asked.provider not in present():
-        here = ", ".join(each.name for each in present())
+        here = ", ".join(each.name for each in present()) or "none"
         raise EngineUnavailable(
             f"The onnxruntime that is installed here has no {asked.provider.title}; it has {here}. "
             f"To get it: {asked.provider.install}."

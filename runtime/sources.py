@@ -35,13 +35,22 @@ class Source:
     session_options: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     processing: Processing | None = None
+    digest: str = ""
+    """Of the file as it was found."""
 
-    def load(self, *, threads: int | None = None) -> Model:
-        """Open it. Raises `ModelRejected`."""
+    def check_unchanged(self) -> None:
+        """Raises `ModelRejected` when the file is not any more what was found."""
+        if self.digest and _digest(self.path) != self.digest:
+            raise ModelRejected(f"{self.path} has changed since it was found. Start again, to serve what it is now.")
+
+    def load(self, *, threads: int | None = None, provider: str | None = None, delegate: Path | None = None) -> Model:
+        """Open it, as `runtime.load` does. Raises `ModelRejected`."""
         return load(
             self.path,
             session_options=self.session_options,
             threads=threads,
+            provider=provider,
+            delegate=delegate,
             processing=self.processing,
             labels=self.labels,
         )
@@ -60,7 +69,8 @@ def find(path: Path, *, variant: str | None = None) -> Source:
         raise ModelRejected(f"{path} is a bare model file, which has no variants. Leave out the variant, or give a bundle.")
     form = format_of(path)
     name = re.sub(r"[^a-z0-9_-]+", "-", path.stem.lower()).strip("-_")[:63] or "model"
-    return Source(path, ModelIdentity(name, UNRELEASED, _digest(path), form))
+    digest = _digest(path)
+    return Source(path, ModelIdentity(name, UNRELEASED, digest, form), digest=digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,9 @@ def _from_bundle(directory: Path, name: str | None) -> Source:
         raise ModelRejected(f"{directory} has no variant {name!r}. It has: {there}.")
     identity = ModelIdentity(manifest.model, manifest.version, digests.digest_of(content), variant.name)
     file = _checked_file(directory, variant.file)
-    return Source(file, identity, variant.session_options, manifest.labels, manifest.processing or None)
+    return Source(
+        file, identity, variant.session_options, manifest.labels, manifest.processing or None, digest=variant.file.digest
+    )
 
 
 def _manifest(directory: Path) -> tuple[Manifest, bytes]:

@@ -7,8 +7,12 @@ give it any device. Three things make its answer trustworthy on a noisy machine:
 - The field is halved again and again, so that most of the time goes to the close race.
 - The default is always in the race, and wins unless another is better beyond the noise that was seen.
 
-Dimensions are searched one after another, not as a product: variants as they are, then threads and spinning for the best two,
-then optimisation levels for the best of those.
+Dimensions are searched one after another, not as a product: variants as they are, then execution providers, threads and
+spinning for the best two, then optimisation levels for the best of those.
+
+onnxruntime's own default, whose threads spin, is raced to the end beside ours: it is what people would have without us. Usually
+it costs too much CPU time to be chosen; but where it is faster than our default, ours is no safe place to stay, and the best
+that was measured is chosen even within the noise.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from runtime.errors import CannotTune
+from runtime.providers import CPU
 from runtime.tuning import Burst, Candidate, Condition, Examined, Level, Objective, Row, Spinning, Tuning
 
 MIN_GAIN: Final = 0.02
@@ -28,11 +33,13 @@ NEAR: Final = 0.02
 """Candidates this near the best in the objective's condition are told apart by the other one."""
 WORTHWHILE: Final = 0.1
 """Less CPU time or memory than the default's by this share is worth leaving it."""
-ROUND_S: Final = 0.05
+ROUND_S: Final = 0.03
 """How long one candidate runs in one round."""
 FIRST_ROUNDS: Final = 3
 WIDTH: Final = 4
-"""How many candidates beside the default are open at once: each holds the model in memory."""
+"""How many candidates beside the two defaults are open at once: each holds the model in memory."""
+REFERENCE_EVERY: Final = 3
+"""onnxruntime's own default runs in every so-manieth round only: what spins has to settle afterwards."""
 HOPELESS: Final = 1.5
 """A candidate this much slower than the best so far is closed at once."""
 BUDGET_SLACK: Final = 1.25
@@ -81,6 +88,14 @@ class Space:
 
     variants: tuple[Candidate, ...]
     cores: int
+    providers: tuple[str, ...] = ()
+    """Of onnxruntime, beside the CPU, as far as they work here."""
+
+    def elsewhere(self, candidate: Candidate) -> list[Candidate]:
+        """The same variant on every other execution provider."""
+        if candidate.engine == "litert":
+            return []
+        return [Candidate(variant=candidate.variant, provider=provider) for provider in self.providers]
 
     def threadings(self, candidate: Candidate) -> list[Candidate]:
         """The same variant with every number of threads and way of waiting that makes sense here."""
@@ -95,7 +110,8 @@ class Space:
     def levels(self, candidate: Candidate) -> list[Candidate]:
         """The same with less optimisation: processor-specific layouts are not always the fastest."""
         tried: tuple[Level, ...] = ("extended", "basic")
-        return [] if candidate.engine == "litert" else [_with(candidate, level=level) for level in tried]
+        on_cpu = candidate.engine != "litert" and candidate.provider == CPU
+        return [_with(candidate, level=level) for level in tried] if on_cpu else []
 
 
 def search(
@@ -103,10 +119,10 @@ def search(
 ) -> Tuning:
     """The best way to run the model, found within about `seconds`. Raises `CannotTune` when not even the default works."""
     race = _Race(device, objective, seconds, on_progress or (lambda *_: None))
-    race.begin(space.variants)
+    race.begin(space)
     race.admit(space.variants)
     for best in race.leaders(2, one_a_variant=True):
-        race.admit(space.threadings(best))
+        race.admit([*space.elsewhere(best), *space.threadings(best)])
     for best in race.leaders(1):
         race.admit(space.levels(best), instead_of=best)
     race.run_off()
@@ -171,18 +187,30 @@ class _Race:
         self._on_progress = on_progress
         self._records: dict[Candidate, _Record] = {}
         self._default: Candidate
+        self._reference: Candidate | None = None
+        """onnxruntime's own default."""
         self._round = 0
 
-    def begin(self, variants: Sequence[Candidate]) -> None:
+    def begin(self, space: Space) -> None:
         """The first variant that works here enters: the default. Raises `CannotTune` when none does."""
-        for variant in variants:
+        for variant in space.variants:
             self._default = variant
             if self._enter(variant).out is None:
+                self._refer(space)
                 self._rounds([variant], ["idle"], 1)
                 self._measure_cpu([variant])
                 return
-        reasons = "; ".join(f"{each.describe()}: {self._records[each].out}" for each in variants)
+        reasons = "; ".join(f"{each.describe()}: {self._records[each].out}" for each in space.variants)
         raise CannotTune(f"No variant works on this device: {reasons}")
+
+    def _refer(self, space: Space) -> None:
+        """Let the engine's own default enter, where it is another one than ours."""
+        if self._default.engine != "onnxruntime" or space.cores == 1:
+            return
+        reference = _with(self._default, spinning="on")
+        if self._enter(reference).out is None:
+            self._reference = reference
+            self._measure_cpu([reference])
 
     def admit(self, candidates: Iterable[Candidate], *, instead_of: Candidate | None = None) -> None:
         """Let them enter one by one, each beside the default; keep the best `WIDTH` open.
@@ -216,14 +244,14 @@ class _Race:
             for slower in self._ranked()[max(2, (len(field) + 1) // 2) :]:
                 self._drop(slower, "slower than others")
         finalists = [self._default, *self._ranked()]
-        self._measure_cpu(finalists)
+        self._measure_cpu(self._with_reference(finalists))
         self._contest([each for each in finalists if self._is_open(each)], ["idle", "busy"], self._left(1 - BATCH_SHARE))
 
     def tuning(self) -> Tuning:
         """The choice, its reason, and the table, best first."""
         chosen, reason = self._choice()
         gains = self._batch_gains(chosen)
-        for candidate in [*self._ranked(), self._default]:
+        for candidate in self._with_reference([*self._ranked(), self._default]):
             self._device.release(candidate)
         rows = [self._row(candidate, record, chosen) for candidate, record in self._records.items()]
         rows.sort(key=lambda row: (row.candidate != chosen, row.idle_ratio is None, row.idle_ratio or 0.0))
@@ -271,9 +299,14 @@ class _Race:
         return self._records[candidate].out is None
 
     def _ranked(self) -> list[Candidate]:
-        """All in the race but the default, best first."""
-        there = [each for each, record in self._records.items() if record.out is None and each != self._default]
+        """All in the race but the two defaults, best first."""
+        apart = (self._default, self._reference)
+        there = [each for each, record in self._records.items() if record.out is None and each not in apart]
         return sorted(there, key=self._score)
+
+    def _with_reference(self, candidates: list[Candidate]) -> list[Candidate]:
+        """These, and the engine's own default where there is one."""
+        return candidates if self._reference is None else [*candidates, self._reference]
 
     def _left(self, share: float) -> float:
         return self._seconds * share - self._device.elapsed()
@@ -283,7 +316,7 @@ class _Race:
         begun, rounds = self._device.elapsed(), 0
         while seconds > 0 and len(field) > 1 and (rounds < FIRST_ROUNDS or self._device.elapsed() - begun < seconds):
             self._on_progress(f"the best {len(field)} side by side", min(1.0, self._device.elapsed() / self._seconds))
-            self._rounds(field, conditions, 1)
+            self._rounds(field if rounds % REFERENCE_EVERY else self._with_reference(field), conditions, 1)
             rounds += 1
 
     def _rounds(self, field: list[Candidate], conditions: list[Condition], count: int) -> None:
@@ -332,7 +365,7 @@ class _Race:
     def _choice(self) -> tuple[Candidate, str]:
         """The best that is better than the default beyond doubt, or the default."""
         better = []
-        for candidate in self._ranked():
+        for candidate in self._with_reference(self._ranked()):
             objection = self._objection(candidate)
             if objection is None:
                 better.append(candidate)
@@ -341,7 +374,7 @@ class _Race:
                 self._device.release(candidate)
         if not better:
             return self._default, "No other way was better than the default beyond the noise of the measurements."
-        best = self._score(better[0])
+        best = min(map(self._score, better))
         near = [each for each in better if self._score(each) <= best * (1 + NEAR)]
         chosen = min(near, key=self._other_score)
         return chosen, self._praise(chosen)
@@ -352,7 +385,7 @@ class _Race:
         main = busy if self._objective.condition == "busy" else idle
         if self._is_over_budget(candidate):
             return self._over_budget(candidate)
-        if main is None or (self._objective.goal == "latency" and not main.beats()):
+        if main is None or (self._objective.goal == "latency" and not self._is_faster(main)):
             return "not faster than the default beyond noise"
         if self._objective.goal != "latency":
             slower = main.value - main.noise > 1 + MIN_GAIN
@@ -360,6 +393,15 @@ class _Race:
         if idle is not None and busy is not None and idle.value * busy.value > 1:
             return "what it gains in one condition it loses in the other"
         return None
+
+    def _is_faster(self, ratio: Ratio) -> bool:
+        """Beyond doubt; or at all, where the engine's own default shows that ours is slow here."""
+        return ratio.beats() or (self._is_outrun() and ratio.value < 1 - MIN_GAIN)
+
+    def _is_outrun(self) -> bool:
+        """Whether the engine's own default is probably faster than ours."""
+        ratio = None if self._reference is None else self._ratio(self._reference, self._objective.condition)
+        return ratio is not None and ratio.value + ratio.noise / 2 < 1 - MIN_GAIN
 
     def _worthless(self, candidate: Candidate) -> str | None:
         score = self._score(candidate)
@@ -412,6 +454,7 @@ class _Race:
             cpu_s=record.cpu_s(),
             memory_bytes=record.examined.memory_bytes,
             load_s=record.examined.load_s,
+            engine=record.examined.engine,
         )
 
     def _verdict(self, candidate: Candidate, record: _Record, chosen: Candidate) -> str:
@@ -432,6 +475,7 @@ def _with(
         threads=candidate.threads if threads == -1 else threads,
         spinning=spinning if level is None else candidate.spinning,
         level=candidate.level if level is None else level,
+        provider=candidate.provider,
     )
 
 

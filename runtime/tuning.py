@@ -11,6 +11,7 @@ from typing import Final, Literal
 import msgspec
 
 from runtime.device_facts import DeviceFacts
+from runtime.providers import CPU
 
 EngineName = Literal["onnxruntime", "litert"]
 Spinning = Literal["off", "within", "on"]
@@ -30,13 +31,14 @@ _SPINNING: Final[dict[Spinning, dict[str, str]]] = {
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """One way of running the model. `threads` None leaves the number to the engine."""
+    """One way of running the model. `threads` None leaves the number to the engine; `provider` is for ONNX variants only."""
 
     variant: str
     engine: EngineName = "onnxruntime"
     threads: int | None = None
     spinning: Spinning = "off"
     level: Level = "all"
+    provider: str = CPU
 
     def session_options(self, of_variant: Mapping[str, str]) -> dict[str, str]:
         """The options to load with: the variant's own, and this candidate's on top."""
@@ -48,6 +50,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     def describe(self) -> str:
         """For people: `float32 · 2 threads · spinning within · extended`."""
         parts = [self.variant, "engine's threads" if self.threads is None else _counted(self.threads, "thread")]
+        if self.provider != CPU:
+            parts.insert(1, f"on {self.provider}")
         if self.spinning != "off":
             parts.append(f"spinning {self.spinning}")
         if self.level != "all":
@@ -102,6 +106,8 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     load_s: float | None = None
     memory_bytes: int | None = None
     """Anonymous memory that loading and the first runs took."""
+    engine: str | None = None
+    """What ran it, for people; nodes that the provider left to the CPU are named."""
     takes_batches: bool = False
 
 
@@ -120,12 +126,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """CPU seconds of one inference at the objective's rate, what spins between them included."""
     memory_bytes: int | None = None
     load_s: float | None = None
+    engine: str | None = None
+    """As in `Examined`."""
 
 
 class TuningKey(msgspec.Struct, frozen=True, kw_only=True):
     """What a result is true for; when any of it changes, the model is tuned again."""
 
-    layout: int = 1
+    layout: int = 2
     digest: str
     """Of the bundle's manifest, or of the bare model file."""
     objective: Objective
