@@ -20,7 +20,7 @@ import msgspec
 import runtime
 from converters import assembly, evaluation
 from converters.calibration import EVALUATION_AT_LEAST, Array, Dataset, load_dataset, make_dataset, peek, split
-from converters.choice import SLOWER, Choice, choose
+from converters.choice import Choice, choose
 from converters.errors import AccuracyRefused, DataRejected, RecipeFailed, SettingsRejected, SourceRejected
 from converters.journal import Journal, journal_path
 from converters.lossless import Compressed, compress
@@ -223,6 +223,10 @@ class _Conversion:
             raise SourceRejected(f"{self._source.path} {error}.") from error
         if not all_finite(golden) or not all_finite(outputs):
             raise SourceRejected(f"{self._source.path} answers NaN or infinity on the data. Check its weights and its scaling.")
+        metric = evaluation.anomaly_metric(model.inputs, model.outputs, parts.held_out)
+        if metric is not None:  # its labels tell no class that the model could answer: nobody shall compare them
+            parts = dataclasses.replace(parts, golden=dataclasses.replace(parts.golden, labels=None))
+            return Reference(parts, batch, golden, outputs, None, metric)
         classes = evaluation.class_output(model.outputs, outputs, parts.held_out.labels)
         _check_names(self._settings.classes, None if classes is None else outputs[classes])
         return Reference(parts=parts, batch=batch, golden=golden, held_out=outputs, classes=classes)
@@ -298,10 +302,11 @@ class _Conversion:
         self._progress("writing the bundle", 0.95)
         reference, trials, timing = measured.reference, measured.trials, measured.timing
         settings, ratios = self._settings, _ratios(timing, self._settings.prefer)
-        choice = choose(candidates(trials, ratios), settings.prefer)
+        rivals = candidates(trials, ratios)
+        choice = choose(rivals, settings.prefer)
         report = assembly.parity_report(
             settings, reference, trials, choice,
-            source=self._source.digest, data=data, slower={name: ratio > SLOWER for name, ratio in ratios.items()},
+            source=self._source.digest, data=data, slower={each.name: each.slower for each in rivals if each.name in ratios},
             given=len(self._source.content()), lossless=measured.lossless,
             trained=measured.trained,
         )  # fmt: skip

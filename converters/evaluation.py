@@ -25,10 +25,13 @@ Outputs = dict[str, NDArray[Any]]
 Stopwatch = Callable[[], float]
 
 BATCH: Final = 64
+_WIDE: Final = 3
+"""A model that gives back fewer numbers than this is no autoencoder."""
 _ROUNDS_AT_LEAST: Final = 7
-_ROUNDS_AT_MOST: Final = 60
-_SLOT_SECONDS: Final = 0.002
-"""Each timing covers so many calls that the clock's own resolution does not matter."""
+_ROUNDS_AT_MOST: Final = 300
+_SLOT_SECONDS: Final = 0.001
+"""Each timing covers so many calls that the clock's own resolution does not matter, and no more: on a busy machine short ones
+run undisturbed more often."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,34 @@ class Quality:
     accuracy: float | None
     right: NDArray[np.bool_] | None
     """Which samples were classified as labelled."""
+    score: float | None = None
+    """By the metric that was given or found, where there is one: more is better."""
+    guess: float | None = None
+    """Agreement with float, where the first output may tell a class and nobody said so."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Another measure of quality than accuracy: `of` takes outputs and the samples that they are for; more is better."""
+
+    name: str
+    of: Callable[[Outputs, Dataset], float]
+
+
+def anomaly_metric(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], data: Dataset) -> Metric | None:
+    """The area under the curve of an autoencoder's squared error, where the model is one and labels are 0 and 1; or None."""
+    if len(inputs) != 1 or len(outputs) != 1 or data.labels is None or inputs[0].shape[1:] != outputs[0].shape[1:]:
+        return None
+    if set(np.unique(data.labels)) != {0, 1} or DYNAMIC in outputs[0].shape[1:] or int(np.prod(outputs[0].shape[1:])) < _WIDE:
+        return None
+    given, made = inputs[0].name, outputs[0].name
+
+    def area(answers: Outputs, samples: Dataset) -> float:
+        assert samples.labels is not None
+        error = (answers[made].astype(np.float64) - samples.inputs[given]) ** 2
+        return metrics.area_under_curve(error.reshape(len(error), -1).mean(axis=1), samples.labels)
+
+    return Metric("AUC", area)
 
 
 def batch_size(specs: tuple[TensorSpec, ...], path: Path) -> int:
@@ -123,7 +154,9 @@ def judge(reference: Outputs, outputs: Outputs, labels: NDArray[np.int64] | None
     samples = len(next(iter(reference.values())))
     sqnr_db = metrics.worst_sqnr_db(reference, outputs)
     if classes is None:
-        return Quality(samples=samples, sqnr_db=sqnr_db, agreement=None, accuracy=None, right=None)
+        first = next(iter(reference))
+        guess = parity.agreement(reference[first], outputs[first]) if metrics.looks_like_scores(reference[first]) else None
+        return Quality(samples=samples, sqnr_db=sqnr_db, agreement=None, accuracy=None, right=None, guess=guess)
     predicted = parity.classes(outputs[classes])
     right = None if labels is None or predicted is None else predicted == labels
     return Quality(
@@ -148,11 +181,12 @@ def latencies(
     round counts, because what else runs on the machine can only add to a time.
     """
     sample = next(data.batches(1))
+    order = list(models.items())
     calls = {name: _calls_per_slot(model, sample, stopwatch) for name, model in models.items()}
     measured: dict[str, list[float]] = {name: [] for name in models}
     start = stopwatch()
     for at in range(_ROUNDS_AT_MOST):
-        for name, model in models.items():
+        for name, model in order if at % 2 else reversed(order):
             measured[name].append(_time(model, sample, calls[name], stopwatch))
         if at + 1 >= _ROUNDS_AT_LEAST and stopwatch() - start > seconds:
             break

@@ -18,6 +18,8 @@ from runtime import parity
 Outputs = Mapping[str, NDArray[Any]]
 
 _Z: Final = 1.959964  # 95 % of a normal distribution
+_FEW: Final = 100
+_IMAGENET: Final = (1000, 1001)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,22 @@ def paired_difference(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> In
     difference = (gained - lost) / count
     half = _Z * math.sqrt(max(0.0, gained + lost - (gained - lost) ** 2 / count)) / count
     return Interval(difference - half, difference + half)
+
+
+def area_under_curve(scores: NDArray[Any], labels: NDArray[Any]) -> float:
+    """How well scores tell label 1 from label 0: the chance that one of each is in the right order; ties count half."""
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place.reshape(-1)]
+    positive = labels == 1
+    ones, zeros = int(positive.sum()), int((~positive).sum())
+    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def looks_like_scores(answers: NDArray[Any]) -> bool:
+    """Whether rows may be class scores before a softmax: few columns, or as many as ImageNet has, and not all of length 1."""
+    if answers.ndim != 2 or answers.dtype.kind != "f" or not (2 <= answers.shape[1] <= _FEW or answers.shape[1] in _IMAGENET):
+        return False
+    return not np.allclose(np.linalg.norm(answers.astype(np.float64), axis=1), 1.0, atol=1e-3)
 
 
 def looks_like_probabilities(scores: NDArray[Any]) -> bool:

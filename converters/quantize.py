@@ -36,6 +36,7 @@ from converters.recipe import (
     PRODUCTS,
     DynamicRecipe,
     FloatRecipe,
+    HalfRecipe,
     Recipe,
     StaticRecipe,
     TfliteRecipe,
@@ -46,7 +47,7 @@ from converters.sensitivity import NodeNoise, node_noise
 from converters.smooth import smooth
 from converters.sources import Source
 from converters.tflite.variants import TfliteMaker
-from converters.weights import quantize_tables, quantize_weights
+from converters.weights import halve_weights, quantize_tables, quantize_weights
 
 Batch = dict[str, NDArray[Any]]
 
@@ -84,13 +85,15 @@ class Quantizer:
         """What each node of the simplified model adds to the noise under a recipe, worst first. Raises `RecipeFailed`."""
         return node_noise(self._for(recipe), self._static(recipe), self._batches())
 
-    def _made(self, recipe: FloatRecipe | StaticRecipe | DynamicRecipe | WeightsRecipe) -> onnx.ModelProto:
+    def _made(self, recipe: FloatRecipe | StaticRecipe | DynamicRecipe | WeightsRecipe | HalfRecipe) -> onnx.ModelProto:
         if isinstance(recipe, FloatRecipe):
             model = onnx.ModelProto()
             model.CopyFrom(self._source.model)
             return model
         if isinstance(recipe, DynamicRecipe):
             return self._dynamic()
+        if isinstance(recipe, HalfRecipe):
+            return self._half()
         return self._static(recipe) if isinstance(recipe, StaticRecipe) else self._weights(recipe)
 
     def _for_litert(self) -> TfliteMaker:
@@ -186,6 +189,13 @@ class Quantizer:
         model.CopyFrom(self.prepared())
         if not quantize_weights(model, smallest=recipe.smallest):
             raise RecipeFailed(f"changes nothing: no layer of the model has {recipe.smallest} float32 weights or more")
+        return _slim(model)
+
+    def _half(self) -> onnx.ModelProto:
+        model = onnx.ModelProto()
+        model.CopyFrom(self.prepared())
+        if not halve_weights(model):
+            raise RecipeFailed("changes nothing: the model has no float32 weights that 16-bit floats can hold")
         return _slim(model)
 
     def prepared(self) -> onnx.ModelProto:

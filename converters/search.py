@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from converters.recipe import PRODUCTS, StaticRecipe
+from converters.recipe import ALPHA, PRODUCTS, QUANTIZED_OPERATORS, StaticRecipe
 
 EXCLUDED: Final = (1, 2, 4, 8)
 """How many of the most sensitive nodes are kept float, one step after another."""
-ALPHA: Final = 0.75
-"""SmoothQuant's share that was best on MiniLM (measured)."""
 
 _SAME_LATENCY: Final = 0.05
 """Ratios that differ by less are the measurement's own noise."""
@@ -114,7 +112,9 @@ def _proposals(
     """Cheap changes one at a time, then the best of them together, then nodes kept float. Looks at `tried` as it grows."""
     yield start
     if products:
-        yield replace(start, smooth=ALPHA, operators=PRODUCTS)
+        for alpha in (ALPHA, 0.5):
+            yield replace(start, smooth=alpha, operators=PRODUCTS)
+        yield replace(start, smooth=None, operators=QUANTIZED_OPERATORS)
     yield replace(start, clipping="mse")
     yield replace(start, clipping="percentile")
     if full_range:

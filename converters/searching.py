@@ -22,7 +22,7 @@ from converters.evaluation import run
 from converters.journal import Journal
 from converters.parity import SearchTrial
 from converters.quantize import Quantizer
-from converters.recipe import PRODUCTS, StaticRecipe
+from converters.recipe import HALF, PRODUCTS, StaticRecipe, WeightsRecipe
 from converters.search import Budget, Score, Tried, best, key, search
 from converters.settings import Settings
 from converters.sources import Source
@@ -109,6 +109,7 @@ def improve(
     It is worth it where minutes were given, or where the plain recipe runs and misses the budget. What is found replaces the
     plain recipe only when the held-out samples judge it to be within the budget.
     """
+    trials = _halved_weights(trials, quantizer, hunt)
     plain = next((trial for trial in trials if isinstance(trial.recipe, StaticRecipe)), None)
     if plain is None or plain.model is None or not (plain.fault or hunt.settings.minutes is not None):
         return list(trials), []
@@ -124,6 +125,15 @@ def improve(
         found = attempt(plain.recipe, quantizer, hunt.reference, work=hunt.work, budget=settings.budget, target=settings.target)
         return [_noted(found, found, len(tried)) if trial is plain else trial for trial in trials], tried
     return [found if trial is plain else trial for trial in trials], tried
+
+
+def _halved_weights(trials: Sequence[Trial], quantizer: Quantizer, hunt: Search) -> list[Trial]:
+    """The trials, and one with 16-bit weights where those of 8 bits may not ship."""
+    weights = next((trial for trial in trials if isinstance(trial.recipe, WeightsRecipe)), None)
+    if weights is None or not weights.fault:
+        return list(trials)
+    settings = hunt.settings
+    return [*trials, attempt(HALF, quantizer, hunt.reference, work=hunt.work, budget=settings.budget, target=settings.target)]
 
 
 def _noted(trial: Trial, plain: Trial, count: int) -> Trial:
@@ -147,9 +157,9 @@ def _loss(trial: Trial, reference: Reference) -> float:
     quality = trial.held_out
     assert quality is not None
     if quality.accuracy is not None:
-        labels = reference.parts.held_out.labels
-        before = evaluation.judge(reference.held_out, reference.held_out, labels, reference.classes).accuracy or 0.0
-        return before - quality.accuracy
+        return (reference.own().accuracy or 0.0) - quality.accuracy
+    if quality.score is not None:
+        return (reference.own().score or 0.0) - quality.score
     return 0.0 if quality.agreement is None else 1 - quality.agreement
 
 

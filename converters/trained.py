@@ -67,7 +67,7 @@ def candidates(trials: Sequence[Trial], ratios: Mapping[str, float]) -> list[Can
         kind = recipe.then.name if isinstance(recipe, TrainedRecipe) else ""
         plain = sizes.get(kind) or 0
         size_ratio = sizes[name] / plain if plain else 1.0
-        found.append(Candidate(name, trial.fault, ratios.get(name), kind, size_ratio))
+        found.append(Candidate(name, trial.fault, ratios.get(name), kind, size_ratio, trial.doubt))
     return found
 
 

@@ -12,7 +12,7 @@ import onnx
 import runtime
 from converters.calibration import Parts
 from converters.errors import RecipeFailed
-from converters.evaluation import Outputs, Quality, judge, load_variant, run
+from converters.evaluation import Metric, Outputs, Quality, judge, load_variant, run
 from converters.quantize import Quantizer
 from converters.recipe import FLOAT, Recipe, StaticRecipe, TrainedRecipe
 from converters.saturation import emulate, layers_at_risk
@@ -21,6 +21,9 @@ from fleet_protocol.manifest import Tolerance
 
 VALUES_SQNR_DB: Final = 20.0
 """Where outputs are values and not classes, a variant's noise must lie this far below its signal."""
+
+GUESS_LOSS: Final = 0.05
+"""Where the largest output may be a class, though nothing says so, it may be another one for so many samples."""
 
 _MARGIN_DB: Final = 6.0
 """A device's processor may round otherwise: its gate allows twice the noise amplitude measured here."""
@@ -42,6 +45,18 @@ class Reference:
     """Computed sample by sample, as a device's gate does."""
     held_out: Outputs
     classes: str | None
+    metric: Metric | None = None
+    """What else the held-out samples are judged by."""
+
+    def judge(self, outputs: Outputs) -> Quality:
+        """The quality of a variant's outputs for the held-out samples. Raises `RecipeFailed`."""
+        held_out = self.parts.held_out
+        quality = judge(self.held_out, outputs, held_out.labels, self.classes)
+        return quality if self.metric is None else replace(quality, score=self.metric.of(outputs, held_out), guess=None)
+
+    def own(self) -> Quality:
+        """The float model's own quality."""
+        return self.judge(self.held_out)
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,8 @@ class Trial:
     """Its outputs for the held-out samples."""
     saturated: Saturated | None = None
     """What a 16-bit-saturating processor would make of it; None for float arithmetic and other engines."""
+    doubt: str = ""
+    """Goes on after its name: why it may lose more than the budget although these samples say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +112,10 @@ def attempt(
 def _measure(trial: Trial, model: runtime.Model, reference: Reference, budget: float) -> Trial:
     parts = reference.parts
     outputs = run(model, parts.held_out, batch=reference.batch)
-    held_out = judge(reference.held_out, outputs, parts.held_out.labels, reference.classes)
+    held_out = reference.judge(outputs)
     golden = judge(reference.golden, run(model, parts.golden, batch=1), parts.golden.labels, reference.classes)
     fault = "" if trial.recipe == FLOAT else over_budget(held_out, reference, budget)
-    return Trial(trial.recipe, fault, trial.path, model, golden, held_out, outputs)
+    return Trial(trial.recipe, fault, trial.path, model, golden, held_out, outputs, doubt=doubt(held_out, reference, budget))
 
 
 def _checked(trial: Trial, reference: Reference, budget: float, target: Target) -> Trial:
@@ -120,7 +137,7 @@ def saturate(model: onnx.ModelProto, reference: Reference, budget: float) -> Sat
     names = [value.name for value in model.graph.output]
     pieces = list(emulate(model, some.parts.held_out.batches(reference.batch)))
     outputs = {name: np.concatenate([piece[at] for piece in pieces]) for at, name in enumerate(names)}
-    quality = judge(some.held_out, outputs, some.parts.held_out.labels, reference.classes)
+    quality = some.judge(outputs)
     return Saturated(layers=len(layers), quality=quality, fault=over_budget(quality, some, budget))
 
 
@@ -138,9 +155,10 @@ def _first(reference: Reference, count: int) -> Reference:
 
 def over_budget(quality: Quality, reference: Reference, budget: float) -> str:
     """Why the variant is too far from float, or nothing."""
-    labels = reference.parts.held_out.labels
+    if quality.score is not None:
+        return _lost_score(quality.score, reference, budget)
     if quality.accuracy is not None:
-        before = judge(reference.held_out, reference.held_out, labels, reference.classes).accuracy or 0.0
+        before = reference.own().accuracy or 0.0
         lost = before - quality.accuracy
         if lost > budget + 1e-9:
             return (
@@ -151,7 +169,38 @@ def over_budget(quality: Quality, reference: Reference, budget: float) -> str:
             return f"gives another class than float for {1 - quality.agreement:.2%} of the samples; budget {budget:.2%}"
     elif quality.sqnr_db < VALUES_SQNR_DB:
         return f"is noisy: {quality.sqnr_db:.1f} dB below its signal, where {VALUES_SQNR_DB:g} dB are wanted"
+    elif quality.guess is not None and 1 - quality.guess > GUESS_LOSS:
+        return (
+            f"has another largest output than float for {1 - quality.guess:.2%} of the samples, where at most {GUESS_LOSS:.0%} "
+            "are allowed as long as nothing says whether that is a class"
+        )
     return ""
+
+
+def _lost_score(score: float, reference: Reference, budget: float) -> str:
+    assert reference.metric is not None
+    before = reference.own().score or 0.0
+    if before - score <= budget + 1e-9:
+        return ""
+    return f"loses {before - score:.4f} of {reference.metric.name} ({before:.4f} to {score:.4f}); budget {budget:g}"
+
+
+def doubt(quality: Quality, reference: Reference, budget: float) -> str:
+    """Why a variant may lose more than the budget elsewhere, or nothing: one standard error of the change is added to it.
+
+    Only samples whose answer turned right or wrong speak; with none of them there is no doubt.
+    """
+    if quality.right is None:
+        return ""
+    before = reference.own().right
+    assert before is not None
+    worse, better = int((before & ~quality.right).sum()), int((quality.right & ~before).sum())
+    if worse - better + (worse + better) ** 0.5 <= budget * quality.samples + 1e-9 or quality.samples == 0:
+        return ""
+    return (
+        f"turned {worse} of {quality.samples} held-out samples wrong and {better} right, too few to be sure that it stays "
+        "within the budget elsewhere"
+    )
 
 
 def tolerance(golden: Quality) -> Tolerance:

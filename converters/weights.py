@@ -43,6 +43,27 @@ def quantize_weights(model: onnx.ModelProto, *, smallest: int) -> int:
     return len(unpacking)
 
 
+def halve_weights(model: onnx.ModelProto, *, smallest: int = 256) -> int:
+    """Store, in place, large float32 weights as 16-bit floats, unpacked by a Cast; say how many tensors.
+
+    What 16 bits hold only as infinity stays as it is.
+    """
+    graph = model.graph
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    unpacking = []
+    for tensor in list(graph.initializer):
+        if tensor.data_type != onnx.TensorProto.FLOAT or tensor.name in fixed or int(np.prod(tensor.dims)) < smallest:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}/half"))
+        unpacking.append(helper.make_node("Cast", [f"{name}/half"], [name], name=f"{name}/unpack", to=onnx.TensorProto.FLOAT))
+    _put_first(graph, unpacking)
+    return len(unpacking)
+
+
 def quantize_tables(model: onnx.ModelProto, *, smallest: int = 4096) -> int:
     """Replace, in place, float32 tables from which rows are picked (embeddings) by int8 with a scale a row; say how many.
 
