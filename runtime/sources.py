@@ -37,20 +37,23 @@ class Source:
     processing: Processing | None = None
     digest: str = ""
     """Of the file as it was found."""
+    provider: str | None = None
+    delegate: Path | None = None
+    """Where it runs, as `runtime.load` takes it."""
 
     def check_unchanged(self) -> None:
         """Raises `ModelRejected` when the file is not any more what was found."""
         if self.digest and _digest(self.path) != self.digest:
             raise ModelRejected(f"{self.path} has changed since it was found. Start again, to serve what it is now.")
 
-    def load(self, *, threads: int | None = None, provider: str | None = None, delegate: Path | None = None) -> Model:
-        """Open it, as `runtime.load` does. Raises `ModelRejected`."""
+    def load(self, *, threads: int | None = None) -> Model:
+        """Open it. Raises `ModelRejected`."""
         return load(
             self.path,
             session_options=self.session_options,
             threads=threads,
-            provider=provider,
-            delegate=delegate,
+            provider=self.provider,
+            delegate=self.delegate,
             processing=self.processing,
             labels=self.labels,
         )
