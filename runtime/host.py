@@ -105,6 +105,10 @@ class ModelHost:
         """See `runtime.serving.Serving`: what is active here is loaded."""
         return True
 
+    def is_active(self, model_name: str) -> bool:
+        """Whether any version of it answers."""
+        return model_name in self._rooms
+
     def fetch(self, model_name: str, *, deadline: float | None = None) -> None:
         """See `runtime.serving.Serving`."""
 

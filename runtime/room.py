@@ -78,6 +78,8 @@ class Served:
     running: int = 0
     waiting: int = 0
     hung: int = 0
+    idle_s: float = 0.0
+    """Seconds since its last answer, or since it was activated."""
 
     @property
     def quick(self) -> bool:
@@ -194,6 +196,7 @@ class Room:
             inside,
             len(self.line),
             self.hung() if inside else 0,
+            time.perf_counter() - self.used,
         )
 
     def unwell(self) -> ModelUnwell | None:
