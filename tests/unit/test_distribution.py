@@ -52,7 +52,8 @@ def test_the_wheel_holds_our_packages_by_their_literal_names_and_nothing_else(tm
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.split("/")[0] for name in names} == PACKAGES | {"edgeward-0.1.0.dist-info"}
-    assert {"edgeward/demo/digits/digits.npz", "edgeward/demo/digits/damage.py"} <= set(names)
+    wanted = {"edgeward/demo/digits/digits.npz", "edgeward/demo/digits/damage.py", "runtime/protos/descriptors.binpb"}
+    assert wanted <= set(names)
 
 
 def test_the_packages_are_those_that_pyproject_names() -> None:
