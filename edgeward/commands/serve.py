@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import threading
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import TextIO
 
 import click
 
-from edgeward import terminal
-from runtime import ModelHost, ModelIdentity
+from edgeward import placement, terminal
+from runtime import Model, ModelHost, ModelIdentity
 from runtime.repository import Repository
 from runtime.server import LocalServer
 from runtime.shadow import Allowance, Shadow
@@ -29,6 +30,7 @@ from runtime.sources import find
 @click.option("--manage", is_flag=True, help="Let clients unload the model and load it again.")
 @click.option("--variant", help="Variant of a bundle.  [default: the publisher's first]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of one inference.  [default: the engine's]")
+@placement.options
 @click.option(
     "--shadow", metavar="CANDIDATE", type=click.Path(path_type=Path), help="Bundle or model that gets copies of requests."
 )
@@ -58,6 +60,8 @@ def command(
     manage: bool,
     variant: str | None,
     threads: int | None,
+    provider: str | None,
+    delegate: Path | None,
     shadow: Path | None,
     shadow_share: float,
     shadow_cpu: float,
@@ -79,14 +83,14 @@ def command(
       edgeward serve digits-1.0.0
       edgeward serve model.onnx --port 0 --json
       edgeward serve model.onnx --grpc-port 8001
+      edgeward serve model.onnx --provider auto
       edgeward serve model.onnx --address unix:/run/model.sock --token-file token
       edgeward serve digits-1.0.0 --shadow digits-1.1.0 --shadow-share 0.2
       curl http://127.0.0.1:8000/v2/models/digits/shadow
     """
-    source = find(model, variant=variant)
-    host = ModelHost()
-    host.activate(source.identity, source.load(threads=threads), source.labels)
-    served = host.describe(source.identity.model)
+    source = dataclasses.replace(find(model, variant=variant), provider=provider, delegate=delegate)
+    host, opened = ModelHost(), source.load(threads=threads)
+    host.activate(source.identity, opened, source.labels)
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
@@ -98,7 +102,7 @@ def command(
     if beside is not None:
         beside.start()
     try:
-        _announce(server, source.identity, served.engine, shadow, as_json=as_json)
+        _announce(server, source.identity, opened, shadow, as_json=as_json)
         stopping.wait()
     finally:
         if beside is not None:
@@ -107,12 +111,12 @@ def command(
         host.deactivate(source.identity.model)
 
 
-def _announce(server: LocalServer, identity: ModelIdentity, engine: str, shadow: Path | None, *, as_json: bool) -> None:
+def _announce(server: LocalServer, identity: ModelIdentity, opened: Model, shadow: Path | None, *, as_json: bool) -> None:
     """Say where it listens: to programs on stdout, to people on stderr."""
     if as_json:
-        said = {"url": server.url, "grpc": server.grpc_address}
-        terminal.print_json({**said, "model": identity.model, "version": identity.version, "engine": engine})
-    terminal.err.print(f"[bold green]Serving {identity.model} {identity.version}[/] ({identity.variant}, {engine})")
+        said = {"url": server.url, "grpc": server.grpc_address, "engine": opened.engine, "choice": opened.choice}
+        terminal.print_json({**said, "model": identity.model, "version": identity.version})
+    terminal.err.print(f"[bold green]Serving {identity.model} {identity.version}[/] ({identity.variant}, {opened.engine})")
     terminal.err.print(f"  POST {server.url}/v2/models/{identity.model}/infer · stop with Ctrl-C")
     if server.grpc_address is not None:
         terminal.err.print(f"  gRPC on {server.grpc_address}")

@@ -33,8 +33,8 @@ def command(
 ) -> None:
     """Find the fastest way to run a bundle, or an .onnx or .tflite file, on this device.
 
-    Tries variants, threads, ways of waiting and optimisation levels, each beside the default, alone and next to a busy
-    process. Wrong answers are out first, then what costs too much CPU time; the default stays unless another way is better
+    Tries variants, execution providers, threads, ways of waiting and optimisation levels, each beside the default, alone and
+    next to a busy process. Wrong answers are out first, then what costs too much CPU time; the default stays unless another way is better
     beyond noise. The result is kept until the model, the processor or the libraries change.
 
     \b
@@ -64,6 +64,7 @@ def _show(objective: Objective, tuning: Tuning) -> None:
     rows = [_cells(row) for row in tuning.rows]
     terminal.out.print(terminal.table(f"Wanted: {objective.describe()}", columns, rows, right=columns[1:8]))
     terminal.out.print(f"\nChosen  {escape(tuning.chosen.describe())}", soft_wrap=True)
+    terminal.out.print(f"Engine  {escape(tuning.row.engine or 'unknown')}", soft_wrap=True)
     terminal.out.print(f"Why     {escape(tuning.reason)}", soft_wrap=True)
     if tuning.batch_gains:
         gains = ", ".join(f"{size}: {gain:.2f}×" for size, gain in tuning.batch_gains.items())
