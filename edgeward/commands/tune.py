@@ -34,8 +34,8 @@ def command(
     """Find the fastest way to run a bundle, or an .onnx or .tflite file, on this device.
 
     Tries variants, execution providers, threads, ways of waiting and optimisation levels, each beside the default, alone and
-    next to a busy process. Wrong answers are out first, then what costs too much CPU time; the default stays unless another way is better
-    beyond noise. The result is kept until the model, the processor or the libraries change.
+    next to a busy process. Wrong answers are out first, then what costs too much CPU time; the default stays unless another
+    way is better beyond noise. The result is kept until the model, the processor or the libraries change.
 
     \b
     Examples:
