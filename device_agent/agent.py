@@ -102,6 +102,8 @@ class Agent:
         self._unkept: bytes | None = None
         """A desired state that the full disk did not take: it is tried again."""
         self._starts = 0
+        self._plain = False
+        """The last process died soon after it began: what runs is loaded as it is, in case its prepared form was the reason."""
         self._stable_at = 0.0
         self._online = False
         self._running = True
@@ -118,6 +120,7 @@ class Agent:
         around = self._around
         entry = around.journal.load() or from_slots(around.slots.states())
         self._desired, self._starts = entry.desired, entry.starts + 1
+        self._plain = not entry.clean and self._starts > 1
         self._stable_at = around.clock.monotonic() + STABLE_S
         self.states = {each.model: each for each in entry.models}
         self._next_telemetry = around.clock.monotonic() + self._interval * around.chance()
@@ -259,6 +262,7 @@ class Agent:
             else:
                 assert isinstance(effect, DeleteUnused)
                 self._around.transfers.submit(self._delete_unused)
+                self._around.worker.submit(self._around.performer.tidy_workshop)
 
     def _order(self, model: str, work: Work) -> None:
         """Hand slow work to the worker; its result comes back through the queue."""
@@ -290,8 +294,11 @@ class Agent:
         if running is None:
             return
         try:
-            self._around.performer.load(model, running, warily=self._starts > STARTS_TRUSTED)
+            warily = self._starts > STARTS_TRUSTED
+            fault = self._around.performer.load(model, running, warily=warily, plain=self._plain)
             log.info("%s %s (%s) answers requests", model, running.version, running.variant)
+            if fault:
+                self._emit(model, EmitEvent("alert", fault))
         except (AgentError, RuntimeFailure, ProtocolError, OSError) as error:
             log.warning("%s %s cannot be loaded any more: %s", model, running.version, error)
             self._happen(model, Lost(f"{running.version} cannot be loaded any more: {error}"))

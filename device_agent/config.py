@@ -11,8 +11,10 @@ import msgspec
 
 from device_agent.guards import Rules
 from fleet_io import config
+from fleet_io.errors import ConfigurationError
 from fleet_protocol.limits import MIB
 from fleet_protocol.names import Name
+from runtime.readiness import Effort
 
 ENVIRONMENT_PREFIX: Final = "EDGEWARD_AGENT"
 
@@ -32,9 +34,11 @@ class AgentConfig:
     claim: str = ""
     """The claim token that the operator gave to this device; needed to enrol only."""
     address: str = "127.0.0.1"
-    """Where applications ask for predictions. Anyone who can reach it may ask."""
+    """Where applications ask for predictions: an address, or `unix:PATH` for a socket. See `token_file`."""
     port: Port = 0
     """0: any free port; the agent prints which."""
+    token_file: str = ""
+    """File with a token that applications must show; empty: anyone who can reach the address may ask."""
     threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     """Threads of the engine; 0: the engine's own choice."""
     telemetry_interval_s: Positive = 30.0
@@ -46,6 +50,12 @@ class AgentConfig:
     longest_retry_s: Positive = 300.0
     gate_timeout_s: Positive = 60.0
     gate_memory_bytes: Annotated[int, msgspec.Meta(ge=64 * MIB)] = 2048 * MIB
+    prepare: bool = True
+    """Whether the prepared form of a model is made before it is activated: it loads sooner and takes less memory."""
+    prepare_from_bytes: Count = 1 * MIB
+    """Smaller models are loaded as they are."""
+    tune_s: Annotated[float, msgspec.Meta(ge=0.0, le=3600.0)] = 5.0
+    """Seconds of measuring how a model runs best here, before it is activated; 0: not at all."""
     disk_reserve_bytes: Count = 64 * MIB
     """Room on the disk that a download leaves free."""
     outbox_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 8 * MIB
@@ -62,7 +72,24 @@ class AgentConfig:
             restarts_allowed=self.restarts_allowed,
             first_retry_s=self.first_retry_s,
             longest_retry_s=self.longest_retry_s,
+            prepares=self.prepare or self.tune_s > 0,
         )
+
+    def effort(self) -> Effort:
+        """What preparing one model may take."""
+        return Effort(tune_s=self.tune_s, prepare=self.prepare, smallest_bytes=self.prepare_from_bytes)
+
+    def token(self) -> str | None:
+        """What applications must show; None: nothing. Raises `fleet_io.errors.ConfigurationError`."""
+        if not self.token_file:
+            return None
+        try:
+            token = Path(self.token_file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"token_file {self.token_file} cannot be read: {error}.") from error
+        if not token or not token.isprintable():
+            raise ConfigurationError(f"token_file {self.token_file} holds no token of printable ASCII.")
+        return token
 
     @property
     def directory(self) -> Path:

@@ -58,7 +58,7 @@ class ContentStore:
 
     def put(self, digest: str, content: bytes) -> None:
         """Keep a small file whose digest was checked by the caller. Raises `DiskFull`."""
-        self._check_room(len(content))
+        self.check_room(len(content))
         try:
             durable.write_bytes(self.path(digest), content)
         except OSError as error:
@@ -68,7 +68,7 @@ class ContentStore:
         """Go on with a partial file, or begin one of `size` bytes. Raises `DiskFull`."""
         path = self._partial / hex_of(digest)
         allocated = path.stat().st_size if path.exists() else 0
-        self._check_room(max(0, size - allocated))
+        self.check_room(max(0, size - allocated))
         try:
             return PartialFile(path, size)
         except OSError as error:
@@ -94,7 +94,8 @@ class ContentStore:
                     path.unlink(missing_ok=True)
         return freed
 
-    def _check_room(self, size: int) -> None:
+    def check_room(self, size: int) -> None:
+        """Raises `DiskFull` when `size` bytes more would eat into the reserve."""
         free = shutil.disk_usage(self._blobs).free
         if free - size < self._reserve:
             raise DiskFull(

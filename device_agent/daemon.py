@@ -32,6 +32,7 @@ from device_agent.reporter import Reporter, will_of
 from device_agent.slots import Slots
 from device_agent.trust import Director, Releases
 from device_agent.worker import ThreadWorker, Worker
+from device_agent.workshop import Workshop
 from fleet_io import durable
 from fleet_io.clock import Chance, Clock, SystemClock, system_chance
 from fleet_io.mqtt import MqttTransport
@@ -59,9 +60,10 @@ def run(
 ) -> None:
     """Enrol when that was not done yet, then run until SIGTERM, SIGINT or `stopping`.
 
-    Raises `EnrolmentFailed`, `StateDirectoryUnusable`, `fleet_io.errors.AlreadyOwned`, or `runtime.errors.CannotListen`.
+    Raises `EnrolmentFailed`, `StateDirectoryUnusable`, `fleet_io.errors.AlreadyOwned` or `ConfigurationError`, or
+    `runtime.errors.CannotListen`.
     """
-    clock, chance = clock or SystemClock(), chance or system_chance()
+    clock, chance, token = clock or SystemClock(), chance or system_chance(), config.token()
     with ExitStack() as held:
         directory = held.enter_context(owned_directory(config))
         _tidy(directory)
@@ -85,7 +87,7 @@ def run(
         )
         held.enter_context(_stopped_by(agent, stopping))
         agent.begin()
-        server = LocalServer(host, address=config.address, port=config.port)
+        server = LocalServer(host, address=config.address, port=config.port, token=token)
         server.start()
         held.callback(server.stop)
         agent.serving = server.url
@@ -148,7 +150,8 @@ def assemble(
     director = Director(directory / "trust", config.device, enrolled.director_key, clock=clock)
     releases = Releases(directory / "trust" / "metadata", enrolled.tuf_root, MetadataFetcher(link), director)
     gate = partial(examine, timeout_s=config.gate_timeout_s, memory_bytes=config.gate_memory_bytes)
-    parts = Parts(store, slots, BlobFetcher(link, store), releases, director, host, gate, chance)
+    workshop = Workshop(directory, store, config.effort())
+    parts = Parts(store, slots, BlobFetcher(link, store), releases, director, host, gate, chance, workshop)
     bounds = Bounds(config.threads or None, formats_at_hand())
     around = Surroundings(
         transport=transport,

@@ -179,7 +179,10 @@ class Activate(Work):
 
 @dataclass(frozen=True, slots=True)
 class RollBack(Work):
-    """Let `fallback` answer again; None: nothing does. `previous` is what the previous slot shall name then; `plain` as in `Activate`."""
+    """Let `fallback` answer again; None: nothing does. `previous` is what the previous slot shall name then.
+
+    `plain` as in `Activate`.
+    """
 
     fallback: Running | None
     previous: Running | None

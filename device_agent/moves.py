@@ -334,15 +334,14 @@ def _effect_of(state: ModelState, phase: Phase) -> Effect:
     if phase == "fetching":
         return Fetch(work, target, state.passed_over)
     assert candidate is not None
-    if phase == "verifying":
-        return Verify(work, target, candidate)
-    if phase == "staged":
-        return Stage(work, candidate)
-    if phase == "gating":
-        return RunGate(work, candidate, state.running, state.passed_over)
-    if phase == "preparing":
-        return Prepare(work, candidate)
-    return Activate(work, candidate, state.running, plain=state.plain)
+    effects: dict[Phase, Effect] = {
+        "verifying": Verify(work, target, candidate),
+        "staged": Stage(work, candidate),
+        "gating": RunGate(work, candidate, state.running, state.passed_over),
+        "preparing": Prepare(work, candidate),
+        "activating": Activate(work, candidate, state.running, plain=state.plain),
+    }
+    return effects[phase]
 
 
 def _passed(case: Case, to: Phase) -> Move:

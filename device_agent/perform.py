@@ -6,6 +6,7 @@ model or a publisher leaves `do`. Whether to do something is never decided here.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -22,6 +23,8 @@ from device_agent.events import (
     Fetched,
     GatePassed,
     GateRefused,
+    Prepare,
+    Prepared,
     Result,
     RollBack,
     RolledBack,
@@ -40,16 +43,18 @@ from device_agent.model_state import ModelState
 from device_agent.slots import Slots
 from device_agent.trust import Director, Releases
 from device_agent.variants import choose, usable
+from device_agent.workshop import Workshop
 from fleet_io.clock import Chance
 from fleet_protocol import limits
 from fleet_protocol.errors import ProtocolError
 from fleet_protocol.manifest import Manifest, Variant, decode_manifest
 from fleet_protocol.states import Assignment, Running
-from runtime import Model, ModelHost, ModelIdentity, load
+from runtime import Model, ModelHost, ModelIdentity
 from runtime import trial as runtime_trial
 from runtime.errors import GateUnavailable, InvalidGolden, RuntimeFailure
 from runtime.gate import GateRequest, GateVerdict, ModelFile, judge
 from runtime.golden import read as read_golden
+from runtime.sources import Contender, Source
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +85,8 @@ class Parts:
     host: ModelHost
     examine: Gate
     chance: Chance
+    workshop: Workshop | None = None
+    """Prepares models; None: they are loaded as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +121,18 @@ class Performer:
             log.exception("%s of %s failed", type(work).__name__, model)
             return Failed(work.work, f"internal error: {error!r}", jitter=self._parts.chance())
 
-    def load(self, model: str, running: Running, *, warily: bool = False) -> None:
-        """Let `running` answer requests; `warily`: after a child process has tried it.
+    def load(self, model: str, running: Running, *, warily: bool = False, plain: bool = False) -> str:
+        """Let `running` answer requests; `warily`: after a child process has tried it; `plain`: as it is, not as prepared.
 
+        Returns why its prepared form could not be used, where it could not.
         Raises `AgentError`, `RuntimeFailure`, `ProtocolError` or `OSError`.
         """
         if warily:
             self._try_first(running)
-        manifest, opened = self._open(running)
-        identity = ModelIdentity(model=model, version=running.version, manifest=running.manifest, variant=running.variant)
-        self._parts.host.activate(identity, opened, manifest.labels)
+        source, opened, fault = self._open(model, running, plain=plain)
+        self._parts.host.activate(source.identity, opened, source.labels)
         self._live[model] = opened
+        return fault
 
     def stop(self, model: str) -> None:
         """Take the model out of service."""
@@ -145,6 +153,16 @@ class Performer:
                 self._parts.slots.write(state.model, "staged", None)
         return self._parts.store.keep_only(frozenset(self._named(states)))
 
+    def tidy_workshop(self) -> None:
+        """Remove the prepared forms of what no slot names. On the worker, where nothing is prepared meanwhile."""
+        if self._parts.workshop is None:
+            return
+        keep = []
+        for model, running in self._parts.slots.named_by_model():
+            with contextlib.suppress(AgentError, ProtocolError):  # it cannot be read any more: nor can its prepared form
+                keep.append((self._source(model, running), running.file))
+        self._parts.workshop.keep_only(keep)
+
     def _dispatch(self, model: str, work: Work, progress: Progress, cancellation: Cancellation) -> Result:
         cancellation.check()
         match work:
@@ -157,6 +175,8 @@ class Performer:
                 result = Staged(work.work)
             case RunGate():
                 result = self._gate(work)
+            case Prepare():
+                result = self._prepare(model, work)
             case Activate():
                 result = self._activate(model, work)
             case RollBack():
@@ -202,9 +222,17 @@ class Performer:
         others = usable(manifest, self._bounds.formats, (*work.passed_over, variant.name))
         return GateRefused(work.work, verdict.reason, another=bool(others))
 
+    def _prepare(self, model: str, work: Prepare) -> Result:
+        """Whatever goes wrong here is no fault of the candidate, which the gate has let through."""
+        workshop = self._parts.workshop
+        if workshop is None:
+            return Prepared(work.work)
+        contender = self._contender(model, work.candidate)
+        return Prepared(work.work, workshop.prepare(contender, work.candidate.file, threads=self._bounds.threads))
+
     def _activate(self, model: str, work: Activate) -> Result:
         """Load before a slot changes: a candidate that cannot be opened must not touch what runs."""
-        manifest, opened = self._open(work.candidate)
+        source, opened, fault = self._open(model, work.candidate, plain=work.plain)
         slots = self._parts.slots
         try:
             slots.write(model, "previous", work.previous)
@@ -213,11 +241,9 @@ class Performer:
         except OSError:
             opened.close()
             raise
-        candidate = work.candidate
-        identity = ModelIdentity(model=model, version=candidate.version, manifest=candidate.manifest, variant=candidate.variant)
-        self._parts.host.activate(identity, opened, manifest.labels)
+        self._parts.host.activate(source.identity, opened, source.labels)
         self._live[model] = opened
-        return Activated(work.work)
+        return Activated(work.work, fault)
 
     def _roll_back(self, model: str, work: RollBack, cancellation: Cancellation) -> Result:
         if work.fallback is None:
@@ -225,7 +251,7 @@ class Performer:
             return RolledBack(work.work)
         if not self._serves(model, work.fallback):
             self._mend(work.fallback, cancellation)
-            self.load(model, work.fallback)
+            self.load(model, work.fallback, plain=work.plain)
         slots = self._parts.slots
         slots.write(model, "active", work.fallback)
         slots.write(model, "previous", work.previous)
@@ -266,19 +292,28 @@ class Performer:
             return None
         return ModelFile(self._parts.store.path(variant.file.digest), variant.session_options)
 
-    def _open(self, running: Running) -> tuple[Manifest, Model]:
-        """The digest is checked before the engine sees a byte."""
+    def _open(self, model: str, running: Running, *, plain: bool) -> tuple[Source, Model, str]:
+        """The digest is checked before the engine sees a byte. A fault of the prepared form comes last; empty without one."""
+        source, workshop = self._source(model, running), self._parts.workshop
+        self._parts.store.check(running.file)
+        if workshop is None:
+            return source, source.load(threads=self._bounds.threads), ""
+        if plain:
+            workshop.forget(source, running.file)
+        return source, *workshop.load(source, running.file, threads=self._bounds.threads)
+
+    def _source(self, model: str, running: Running) -> Source:
+        """The file of what shall run, and how its publisher wants it opened. Raises `AgentError` or `ProtocolError`."""
+        return self._contender(model, running).source
+
+    def _contender(self, model: str, running: Running) -> Contender:
         manifest = self._manifest(running)
         variant = _variant(manifest, running)
-        self._parts.store.check(variant.file.digest)
-        path = self._parts.store.path(variant.file.digest)
-        return manifest, load(
-            path,
-            session_options=variant.session_options,
-            threads=self._bounds.threads,
-            processing=manifest.processing or None,
-            labels=manifest.labels,
-        )
+        identity = ModelIdentity(model=model, version=running.version, manifest=running.manifest, variant=running.variant)
+        path = self._parts.store.path(running.file)
+        source = Source(path, identity, variant.session_options, manifest.labels, manifest.processing or None)
+        golden = manifest.golden
+        return Contender(variant.name, source, variant.tolerance, self._parts.store.path(golden.file.digest), golden.samples)
 
     def _try_first(self, running: Running) -> None:
         """This process has died again and again: it does not load what may be the reason."""

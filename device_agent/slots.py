@@ -64,11 +64,15 @@ class Slots:
 
     def named(self) -> Iterator[Running]:
         """Everything that any slot names."""
+        return (running for _, running in self.named_by_model())
+
+    def named_by_model(self) -> Iterator[tuple[str, Running]]:
+        """The same, each with its model."""
         for model in self.models():
             for slot in SLOTS:
                 content = self.read(model, slot)
                 if content is not None:
-                    yield content
+                    yield model, content
 
     def states(self) -> tuple[ModelState, ...]:
         """What a lost journal is rebuilt from: each active slot runs, and nothing is under way."""

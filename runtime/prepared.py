@@ -121,6 +121,11 @@ def find(*, digest: str, cache: Path, session_options: Mapping[str, str] = NO_OP
     return _prepared(entry, key) if _is_whole(entry, key, every_byte=False) else None
 
 
+def discard(*, digest: str, cache: Path, session_options: Mapping[str, str] = NO_OPTIONS, packed: bool = True) -> None:
+    """Remove what `prepare` made; what is not there is none to remove. A model that runs from it goes on running."""
+    shutil.rmtree(cache / _key(digest, session_options, packed=packed).name(), ignore_errors=True)
+
+
 def discard_others(cache: Path, keep: tuple[Prepared, ...]) -> int:
     """Remove every entry but those to keep, and what killed builds left; how many went. Models that run go on running."""
     kept = {prepared.path.parent for prepared in keep}

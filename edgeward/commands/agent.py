@@ -56,8 +56,9 @@ def command() -> None:
 @command.command("run")
 @settings_options
 @enrolment_options
-@click.option("--address", help="Where applications ask for predictions.  [default: 127.0.0.1]")
+@click.option("--address", help="Where applications ask for predictions; unix:PATH for a socket.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port for applications; 0 takes a free one.  [default: 0]")
+@click.option("--token-file", help="File with a token that applications must show.  [default: none]")
 def run(file: Path | None, **flags: str | int | None) -> None:
     """Enrol on the first start, then run until SIGTERM or Ctrl-C.
 
@@ -68,6 +69,7 @@ def run(file: Path | None, **flags: str | int | None) -> None:
     Examples:
       edgeward agent run --device kitchen --state-dir ./kitchen --server https://127.0.0.1:8443 --claim ew1.…
       edgeward agent run --device kitchen --state-dir ./kitchen --port 8000
+      edgeward agent run --device kitchen --state-dir ./kitchen --address unix:/run/edgeward.sock --token-file token
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)

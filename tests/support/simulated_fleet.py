@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from device_agent import inputs
@@ -27,6 +27,7 @@ from device_agent.reporter import Reporter, will_of
 from device_agent.slots import Slots
 from device_agent.trust import Director, Releases
 from device_agent.worker import Job
+from device_agent.workshop import Workshop
 from fleet_io.simulated import SimulatedBroker, SimulatedTransport
 from fleet_protocol import codec, topics
 from fleet_protocol.digests import digest_of
@@ -38,6 +39,7 @@ from model_registry.blobs import DirectoryBlobStore
 from model_registry.worker import ChunkWorker, WorkerLimits
 from runtime import ModelHost, trial
 from runtime.gate import GateRequest, GateVerdict, judge
+from runtime.readiness import Effort
 from tests.support.releases import Release, SignedMetadata, Signers
 
 START = 1_800_000_000.0
@@ -190,6 +192,8 @@ class SimulatedDevice:
     name: str
     rules: Rules = RULES
     gate: Gate = gate_in_process
+    effort: Effort | None = None
+    """With one, models are prepared and tuned, by real child processes."""
     reserve_bytes: int = 0
     disk_is_full: bool = False
     """The journal cannot be written."""
@@ -219,9 +223,9 @@ class SimulatedDevice:
         self.slots = Slots(self.directory / "models")
         director = Director(self.directory / "trust", self.name, fleet.signers.director.public_key, clock=fleet.clock)
         releases = Releases(self.directory / "trust" / "metadata", fleet.metadata.root, MetadataFetcher(link), director)
-        parts = Parts(
-            self.store, self.slots, BlobFetcher(link, self.store), releases, director, self.host, self.gate, lambda: 0.5
-        )
+        workshop = None if self.effort is None else Workshop(self.directory, self.store, self.effort)
+        fetcher = BlobFetcher(link, self.store)
+        parts = Parts(self.store, self.slots, fetcher, releases, director, self.host, self.gate, lambda: 0.5, workshop)
         self.worker = ListWorker()
         self.outbox = Outbox(self.directory / "outbox.sqlite", boot=bytes.fromhex(boot), cap_bytes=1 << 20)
         self.journal = CrashingJournal(self.directory, self._note, lambda: self.disk_is_full)
@@ -239,7 +243,8 @@ class SimulatedDevice:
             clock=fleet.clock,
             chance=lambda: 0.5,
         )
-        self.agent = Agent(self.name, around, rules=self.rules, telemetry_interval_s=30.0)
+        rules = replace(self.rules, prepares=self.effort is not None)
+        self.agent = Agent(self.name, around, rules=rules, telemetry_interval_s=30.0)
         self._alive(self.agent.begin)
         if not self._dead:
             self.transport.start()

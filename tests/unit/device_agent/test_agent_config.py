@@ -18,6 +18,7 @@ from device_agent.variants import choose, usable
 from edgeward.commands.agent import command
 from fleet_io.errors import ConfigurationError
 from fleet_protocol.states import Assignment, Running
+from runtime.readiness import Effort
 from tests.support.releases import make_release
 
 BASE = {"device": "kitchen", "state_dir": "/tmp/kitchen"}
@@ -65,7 +66,36 @@ def test_every_rule_of_the_machine_comes_from_the_configuration() -> None:
         longest_retry_s=6,
     )
     rules = config.rules()
-    assert [getattr(rules, name) for name in rules.__slots__] == [1, 2, 3, 4, 5, 6]
+    assert [getattr(rules, name) for name in rules.__slots__] == [1, 2, 3, 4, 5, 6, True]
+
+
+def test_what_preparing_may_take_comes_from_the_configuration() -> None:
+    config = AgentConfig(device="kitchen", state_dir="/tmp/x", prepare=False, tune_s=0)
+    assert not config.rules().prepares
+    assert config.effort() == Effort(tune_s=0, prepare=False)
+    assert AgentConfig(device="kitchen", state_dir="/tmp/x", prepare=False).rules().prepares
+
+
+class TestToken:
+    def test_the_token_is_the_file_without_its_end_of_line(self, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text("a secret\n")
+        config = AgentConfig(device="kitchen", state_dir="/tmp/x", token_file=str(tmp_path / "token"))
+        assert config.token() == "a secret"
+
+    def test_without_a_file_there_is_none(self) -> None:
+        assert AgentConfig(device="kitchen", state_dir="/tmp/x").token() is None
+
+    @pytest.mark.parametrize("content", [b"", b"\n", b"\xff", b"a\nb"])
+    def test_a_file_without_a_token_stops_the_agent(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "token").write_bytes(content)
+        config = AgentConfig(device="kitchen", state_dir=str(tmp_path / "state"), token_file=str(tmp_path / "token"))
+        with pytest.raises(ConfigurationError, match="token_file"):
+            daemon.run(config, announce=print)
+        assert not (tmp_path / "state").exists()
+
+    def test_a_file_that_is_not_there_stops_it_too(self) -> None:
+        with pytest.raises(ConfigurationError, match="token_file /nowhere cannot be read"):
+            AgentConfig(device="kitchen", state_dir="/tmp/x", token_file="/nowhere").token()
 
 
 class TestVariants:
