@@ -169,16 +169,14 @@ def _stretches(model: onnx.ModelProto, layers: list[Layer]) -> Iterator[_Stretch
     at_risk = {layer.node.output[0]: layer for layer in layers}
     constants = {tensor.name for tensor in model.graph.initializer}
     nodes, start = list(model.graph.node), 0
-    outputs = {value.name for value in model.graph.output}
+    asked = {value.name for value in model.graph.output} | {layer.given for layer in layers}
     for end, node in enumerate(nodes, 1):
         layer = at_risk.get(node.output[0])
         if layer is None and end < len(nodes):
             continue
         part = nodes[start:end]
         made = {name for each in part for name in each.output if name}
-        later = {name for each in nodes[end:] for name in each.input} | outputs
-        if layer is not None:
-            later |= {layer.given}
+        later = {name for each in nodes[end:] for name in each.input} | asked
         needed = {name for each in part for name in each.input if name} - made - constants
         wanted = tuple(sorted(made & later))
         yield _Stretch(session(_part(model, part, sorted(needed), wanted)), wanted, tuple(sorted(needed)), layer)
