@@ -5,6 +5,7 @@ Exact but for float32's rounding; the reader's proof, which runs afterwards, cov
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -17,18 +18,31 @@ Array = NDArray[Any]
 _LAYERS: Final = frozenset({"Conv", "MatMul", "Gemm"})
 
 
-def fold(model: onnx.ModelProto) -> int:
-    """Fold, in place; gives the number of nodes that went. Values that are used twice, or asked for, stay as they are."""
+def fold(model: onnx.ModelProto, *, tables: bool = False) -> int:
+    """Fold, in place; gives the number of nodes that went. Values that are used twice, or asked for, stay as they are.
+
+    `tables` promises that every value has two axes, which shape inference cannot know of classical models' operators.
+    """
+    ranks = _ranks(model)
     gone = 0
-    while _Folding(model).step():
+    while _Folding(model, ranks, 2 if tables else None).step():
         gone += 1
     return gone
+
+
+def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """How many axes each value has, where that can be known."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = (*graph.input, *graph.value_info)
+    return {value.name: len(value.type.tensor_type.shape.dim) for value in values if value.type.tensor_type.HasField("shape")}
 
 
 class _Folding:
     """One look at the graph. `step` changes it once."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, ranks: Mapping[str, int], unknown: int | None) -> None:
+        self._unknown = unknown
+        self._ranks = ranks
         self._graph = model.graph
         self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
         self._made_by = {name: node for node in self._graph.node for name in node.output}
@@ -77,17 +91,7 @@ class _Folding:
         attributes = {each.name: helper.get_attribute_value(each) for each in layer.attribute}
         if layer.op_type == "Gemm":
             return not attributes.get("transA") and attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
-        return layer.op_type == "Conv" or (len(weights.dims) == 2 and self._rank(layer.input[0]) == 2)
-
-    def _rank(self, name: str) -> int | None:
-        """How many axes a value has, where the graph says so."""
-        for value in (*self._graph.input, *self._graph.value_info):
-            if value.name == name and value.type.tensor_type.HasField("shape"):
-                return len(value.type.tensor_type.shape.dim)
-        before = self._made_by.get(name)
-        if before is not None and before.op_type in ("Gemm", "Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "Softmax"):
-            return 2 if before.op_type == "Gemm" else self._rank(before.input[0])
-        return None
+        return layer.op_type == "Conv" or (len(weights.dims) == 2 and self._ranks.get(layer.input[0], self._unknown) == 2)
 
     def _array(self, name: str) -> Array:
         return np.asarray(numpy_helper.to_array(self._constants[name]))

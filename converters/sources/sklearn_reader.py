@@ -16,9 +16,12 @@ import onnx
 
 from converters.errors import DataRejected, SourceRejected
 from converters.sources.exchange import Array, Reading, Request, Samples, needed
+from converters.sources.folding import fold
 from converters.sources.matching import free_first_axis, match, rename
 
 _OPSETS: Final = {"": 17, "ai.onnx.ml": 3}
+_HARMLESS: Final = tuple(f"sklearn.neural_network._stochastic_optimizers.{name}" for name in ("AdamOptimizer", "SGDOptimizer"))
+"""scikit-learn's own, and only numbers, though skops does not list them."""
 _TOLERATED: Final = 0.02
 """A tree compares rounded numbers with thresholds that lie on training samples: a rare sample falls the other way."""
 
@@ -54,7 +57,7 @@ def untrusted(path: Path) -> str:
 def _skops(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401
     io = needed("skops.io", "sklearn", "a skops file")
     try:
-        unknown = io.get_untrusted_types(file=path)
+        unknown = [name for name in io.get_untrusted_types(file=path) if name not in _HARMLESS]
     except Exception as error:  # a forged archive makes skops raise anything
         raise SourceRejected(f"{path} is no whole skops file: {_first(error)} Save it again with skops.io.dump.") from error
     if unknown and not trusted:
@@ -63,7 +66,7 @@ def _skops(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401
             "know who made it, add --trust-pickle."
         )
     try:
-        return io.load(path, trusted=unknown)
+        return io.load(path, trusted=[*unknown, *_HARMLESS])
     except Exception as error:
         raise SourceRejected(f"{path} cannot be loaded: {_first(error)} Save it again with skops.io.dump.") from error
 
@@ -87,6 +90,7 @@ def read(model: Any, samples: Samples, *, stages: bool) -> Reading:  # noqa: ANN
         kept = _outputs(made, model, before)
         seen = _stages(model, table) if stages else []
     rename(made, {made.graph.input[0].name: name})
+    fold(made, tables=True)
     free_first_axis(made)
     return Reading(
         model=made,
