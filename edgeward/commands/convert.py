@@ -40,7 +40,7 @@ class _Asked(TypedDict):
 
 @click.command("convert", short_help="Compress a model into a bundle: int8 beside float, with golden outputs and a report.")
 @click.argument("source", metavar="MODEL")
-@click.option("--data", required=True, type=_PATH, help=".npz with one array per model input, and `label` where known.")
+@click.option("--data", required=True, type=_PATH, help=".npz with one array per input, and `label`; or pictures.")
 @click.option("--evaluate", type=_PATH, help="Another .npz to measure accuracy on, instead of a part of --data.")
 @click.option("--name", "model", required=True, help="Name of the model in the fleet, such as digits.")
 @click.option("--version", required=True, help="Version of this release, such as 1.0.0.")
@@ -109,7 +109,8 @@ def command(
     The bundle holds the float model, a static int8 and a weight-only int8 variant where they stay within the accuracy budget,
     golden samples for the devices' gate, a reference profile, and a parity report (open parity.html).
 
-    --data must hold samples that the model was not trained with. They are dealt into calibration, golden and held-out samples.
+    --data must hold samples that the model was not trained with: an .npz with an array named as each input and `label` where
+    known; or, with --processing, a directory of pictures, in directories named after their classes. They are dealt into calibration, golden and held-out samples.
 
     \b
     Examples:
@@ -120,6 +121,7 @@ def command(
       edgeward convert digits.keras --data digits.npz --name digits --version 1.3.0 --out digits-1.3.0 \\
           --for avx512-vnni --minutes 5 --explain
       edgeward convert training.net:build --state net.pt --data digits.npz --name digits --version 1.4.0 --out digits-1.4.0
+      edgeward convert roses.onnx --data pictures --processing roses.toml --name roses --version 1.0.0 --out roses-1.0.0
     """
     out = asked["out"]
     with terminal.progress(f"Converting {source}") as progress:

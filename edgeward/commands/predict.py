@@ -1,93 +1,149 @@
-"""`edgeward predict`: one input through a model, in this process."""
+"""`edgeward predict`: pictures or tensors through a model, in this process, and what its answer rests on."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 import numpy as np
 from rich.markup import escape
 
-from edgeward import terminal
-from runtime import Inference, Model, ModelHost, inputs
+from edgeward import answers, terminal
+from edgeward.pictures import PicturesUnusable, is_picture, read_picture, read_processing
+from fleet_io import durable
+from runtime import Model, ModelHost, inputs
+from runtime.explain import RUNS, Explanation
+from runtime.heat_map import draw, png
+from runtime.processing import Prepared
+from runtime.processing.decoding import decode
 from runtime.sources import Source, find
-from runtime.usage import looks_like_scores
 
-_SHOWN_CLASSES = 3
-_SHOWN_SAMPLES = 20
+_TENSORS = (".npy", ".npz", ".json")
 
 
 @click.command()
 @click.argument("model", metavar="BUNDLE_OR_MODEL", type=click.Path(path_type=Path))
-@click.option("--input", "input_file", required=True, type=click.Path(path_type=Path), help="A .npy, .npz or .json file.")
+@click.argument("files", metavar="[INPUT]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--input", "input_file", type=click.Path(path_type=Path), help="The same as INPUT.")
 @click.option("--variant", help="Variant of a bundle.  [default: the publisher's first]")
+@click.option("--processing", type=click.Path(path_type=Path), help="TOML file with processing, instead of the bundle's own.")
+@click.option(
+    "--explain",
+    "explain_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write what the answer rests on: .png over the picture, or .json with the numbers.",
+)
+@click.option("--target", type=click.IntRange(min=0), help="Score to explain, by its number.  [default: the highest]")
+@click.option("--runs", type=click.IntRange(2, 100_000), default=RUNS, show_default=True, help="Inferences that it may take.")
 @terminal.json_option
-def command(model: Path, input_file: Path, variant: str | None, *, as_json: bool) -> None:
-    """Run one input through a bundle's variant, or an .onnx or .tflite file, and show the answer.
+def command(
+    *,
+    model: Path,
+    files: tuple[Path, ...],
+    input_file: Path | None,
+    variant: str | None,
+    processing: Path | None,
+    explain_file: Path | None,
+    target: int | None,
+    runs: int,
+    as_json: bool,
+) -> None:
+    """Run pictures or tensors through a bundle's variant, or an .onnx or .tflite file, and show the answer.
 
-    The input is a .npz with an array for each input, a .npy for the only one, or .json: nested lists, an object of them by
-    input name, or a request of the Open Inference Protocol. A missing batch axis is added.
+    INPUT is one or more pictures, where the bundle (or --processing) says what becomes of them; or one file of tensors:
+    .npz with an array for each input, .npy for the only one, or .json: nested lists, an object of them by input name, or a
+    request of the Open Inference Protocol. A missing batch axis is added.
 
     \b
     Examples:
+      edgeward predict flowers-1.0.0 rose.jpg
+      edgeward predict flowers-1.0.0 rose.jpg --explain why.png
+      edgeward predict model.onnx cat.png dog.png --processing model.toml --json
       edgeward predict digits-1.0.0 --input sample.npy
       edgeward predict model.onnx --input request.json --json
     """
+    given = [*files, *([input_file] if input_file else [])]
     source = find(model, variant=variant)
+    if processing is not None:
+        source = dataclasses.replace(source, processing=read_processing(processing))
     opened = source.load()
     host = ModelHost()
     host.activate(source.identity, opened, source.labels)
     try:
-        answer = host.infer(source.identity.model, inputs.read(input_file, opened.inputs))
-        if as_json:
-            terminal.print_json(_document(source, opened, answer))
-        else:
-            _show(source, opened, answer)
+        prepared = _prepared(opened, given)
+        answer = host.infer(source.identity.model, prepared.inputs)
+        results = opened.processor.results(answer.outputs, prepared.placements) if opened.processor else []
+        explained = _explained(opened, prepared, target=target, runs=runs) if explain_file else None
     finally:
         host.deactivate(source.identity.model)
+    if explain_file is not None and explained is not None:
+        _write(explain_file, explained, given[0], prepared)
+    if as_json:
+        document = answers.document(source, opened, answer, results)
+        terminal.print_json({**document, "explanation": _numbers(explained)} if explained else document)
+        return
+    answers.show(source, opened, answer, results)
+    if explain_file is not None and explained is not None:
+        _say(explain_file, source, explained)
 
 
-def _document(source: Source, opened: Model, answer: Inference) -> dict[str, object]:
+def _prepared(opened: Model, given: list[Path]) -> Prepared:
+    """The inputs out of all files. Raises `click.UsageError`, `InvalidInput` or `PicturesUnusable`."""
+    if not given:
+        raise click.UsageError("Give an INPUT: pictures, or a file of tensors.")
+    tensors = [each for each in given if each.suffix.lower() in _TENSORS]
+    if tensors and len(given) > 1:
+        raise click.UsageError(f"{tensors[0]} holds tensors, and goes alone.")
+    if tensors or not all(is_picture(each) for each in given):
+        return Prepared(inputs.read(given[0], opened.inputs), [])
+    if opened.processor is None or not opened.processor.pictured:
+        raise PicturesUnusable(
+            f"{given[0]} is a picture, and nothing says how it becomes the model's input. Convert the model with --processing, "
+            "or give --processing here."
+        )
+    return opened.processor.prepare([read_picture(each) for each in given])
+
+
+def _explained(opened: Model, prepared: Prepared, *, target: int | None, runs: int) -> Explanation:
+    """Raises `InvalidInput` where the input is not one sample whose axes are known."""
+    placement = prepared.placements[0] if prepared.placements else None
+    order = opened.processor.order if opened.processor and placement else None
+    frame = placement.frame if placement and order == "NF" else None
+    return opened.explain(prepared.inputs, target=target, order=order, frame=frame, runs=runs)
+
+
+def _write(file: Path, explained: Explanation, picture: Path, prepared: Prepared) -> None:
+    """The explanation as a picture or as numbers. Raises `PicturesUnusable` or `OSError`."""
+    if file.suffix.lower() == ".json":
+        content = msgspec.json.encode(_numbers(explained))
+    elif file.suffix.lower() == ".png" and explained.heat.ndim == 2:
+        placement = prepared.placements[0] if prepared.placements else None
+        blank = np.full((*explained.heat.shape, 1), 255, np.uint8)
+        content = png(draw(explained.heat, decode(read_picture(picture), "rgb") if placement else blank, placement))
+    else:
+        raise PicturesUnusable(f"{file} cannot hold this explanation: name it .json, or .png where the input is a picture.")
+    durable.write_bytes(file, content)
+
+
+def _numbers(explained: Explanation) -> dict[str, Any]:
     return {
-        "model": answer.identity.model,
-        "version": answer.identity.version,
-        "variant": answer.identity.variant,
-        "engine": opened.engine,
-        "finite": answer.finite,
-        "outputs": {name: array.tolist() for name, array in answer.outputs.items()},
-        "predictions": [ranked[0] for ranked in _ranked(source, opened, answer)],
+        "output": explained.output,
+        "target": explained.target,
+        "score": explained.score,
+        "runs": explained.runs,
+        "heat": np.round(explained.heat.astype(np.float64), 6).tolist(),
     }
 
 
-def _ranked(source: Source, opened: Model, answer: Inference) -> list[list[dict[str, object]]]:
-    """The best classes of each sample, best first; empty where the outputs are not class scores."""
-    if not answer.finite or not opened.outputs or not looks_like_scores(opened.outputs[0]):
-        return []
-    rows = answer.outputs[opened.outputs[0].name]
-    return [
-        [{"class": _label(source, int(at)), "score": float(row[at])} for at in np.argsort(row)[::-1][:_SHOWN_CLASSES]]
-        for row in rows
-    ]
-
-
-def _label(source: Source, index: int) -> str:
-    return source.labels[index] if index < len(source.labels) else str(index)
-
-
-def _show(source: Source, opened: Model, answer: Inference) -> None:
-    identity = answer.identity
-    terminal.out.print(f"[bold]{identity.model} {identity.version}[/] ({identity.variant}, {opened.engine})")
-    ranked = _ranked(source, opened, answer)
-    if ranked:
-        columns = ("sample", *("first", "second", "third")[: len(ranked[0])])
-        rows = [[at, *(f"{each['class']}  {each['score']:.4f}" for each in best)] for at, best in enumerate(ranked)]
-        terminal.out.print(terminal.table("", columns, rows[:_SHOWN_SAMPLES]))
-        if len(rows) > _SHOWN_SAMPLES:
-            terminal.out.print(f"… and {len(rows) - _SHOWN_SAMPLES} samples more; --json shows all.")
-    else:
-        values = [
-            (name, each.dtype.name, list(each.shape), escape(np.array2string(each))) for name, each in answer.outputs.items()
-        ]
-        terminal.out.print(terminal.table("", ("output", "type", "shape", "values"), values))
-    if not answer.finite:
-        terminal.err.print("[bold red]The answer holds NaN or infinity.[/]")
+def _say(file: Path, source: Source, explained: Explanation) -> None:
+    label = source.labels[explained.target] if explained.target < len(source.labels) else str(explained.target)
+    highest = np.unravel_index(int(explained.heat.argmax()), explained.heat.shape)
+    where = f"row {highest[0]}, column {highest[1]}" if explained.heat.ndim == 2 else f"feature {highest[0]}"
+    terminal.out.print(
+        f"{escape(str(file))}: {escape(explained.output)} of {escape(label)} is {explained.score:.4f}, and falls by "
+        f"{explained.heat.max():.4f} where {where} is hidden ({explained.runs} runs).",
+        soft_wrap=True,
+    )

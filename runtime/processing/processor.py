@@ -15,6 +15,7 @@ from fleet_protocol.processing import (
     Cast,
     Decode,
     InputProcessing,
+    Layout,
     Normalise,
     Processing,
     Quantize,
@@ -59,6 +60,8 @@ class Processor:
         self._inputs = {each.tensor: each for each in processing.inputs}
         self.pictured: Final = tuple(self._inputs)
         """The inputs that are made from pictures."""
+        self.order: Final[Layout] = _order(processing.inputs[0]) if processing.inputs else "NHWC"
+        """How the first of them lies."""
 
     def prepare(self, pictures: Sequence[Picture]) -> Prepared:
         """A batch of at least one picture for the only input that takes pictures. Raises `InvalidInput`."""
@@ -87,6 +90,10 @@ class Processor:
         made = {each.name: results_of(each, dict(outputs), placements, self.labels) for each in self.processing.results}
         count = min((len(each) for each in made.values()), default=0)
         return [{name: each[at] for name, each in made.items()} for at in range(count)]
+
+
+def _order(wanted: InputProcessing) -> Layout:
+    return next((step.order for step in wanted.steps if isinstance(step, Arrange)), "NHWC")
 
 
 def _encoded(name: str, picture: object) -> bytes:
