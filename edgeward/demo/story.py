@@ -32,7 +32,7 @@ ROLLOUT_TIMEOUT_S: Final = 120.0
 AFTERMATH_ANSWERS: Final = 50
 """So many more answers of each device are waited for after the broken release was refused."""
 
-PHASES: Final = ("idle", "fetching", "verifying", "staged", "gating", "activating", "probation")
+PHASES: Final = ("idle", "fetching", "verifying", "staged", "gating", "preparing", "activating", "probation")
 
 
 @dataclass
@@ -224,8 +224,9 @@ class Demo:
 QUICK: Final = {
     "EDGEWARD_AGENT_PROBATION_S": "3",
     "EDGEWARD_AGENT_TELEMETRY_INTERVAL_S": "2",
+    "EDGEWARD_AGENT_TUNE_S": "0",
 }
-"""A fleet takes its time; a demo does not."""
+"""A fleet takes its time; a demo does not, and devices that share one processor have nothing to tune for."""
 
 
 @dataclass
