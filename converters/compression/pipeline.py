@@ -1,0 +1,205 @@
+"""From a PyTorch module to a bundle of it and of what was trained from it: read, train each recipe, convert.
+
+The conversion holds everything against the given module on samples that nothing was trained with, and ships what stays within
+the budget; here stands only what comes before it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from converters import assembly, evaluation
+from converters.calibration import Dataset, load_dataset, make_dataset, peek
+from converters.compression import toolkit
+from converters.compression.disjoint import check_disjoint
+from converters.compression.objective import form_of
+from converters.compression.recipes import TrainingRecipe, check_recipes
+from converters.compression.shelf import Shelf
+from converters.compression.workshop import Order, work_off
+from converters.conversion import Data, Progress, convert, silent
+from converters.errors import DataRejected, RecipeFailed, SettingsRejected, SourceRejected
+from converters.metrics import all_finite
+from converters.recipe import TFLITE, TrainedRecipe
+from converters.settings import Settings, check_settings
+from converters.sources import SAMPLES, Source, Trust, read_source, torch_reader
+from converters.sources.exchange import Request
+from converters.targets import SATURATES, Target
+from fleet_io.bundle_directory import Bundle
+from fleet_protocol import limits
+from fleet_protocol.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+TRAINING_AT_LEAST: Final = 32
+
+_TRAINING: Final = 0.6
+"""The trainings' share of the progress that is told."""
+_THREADS_AT_MOST: Final = 1024
+_VARIANTS: Final = 4
+"""Float, static, dynamic and weight-only, at most."""
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """All data of one command."""
+
+    train: Data
+    calibration: Data
+    evaluate: Data | None
+
+
+def compress(
+    source: object,
+    calibration: Data,
+    train: Data,
+    recipes: Sequence[TrainingRecipe],
+    *,
+    model: str,
+    version: str,
+    out: Path,
+    state: Path | None = None,
+    evaluate: Data | None = None,
+    budget: float = 0.005,
+    min_accuracy: float | None = None,
+    max_regression: float = 0.1,
+    seed: int = 0,
+    classes: Sequence[str] = (),
+    tflite: bool = False,
+    target: Target = "any",
+    minutes: float | None = None,
+    threads: int = 1,
+    progress: Progress = silent,
+) -> Bundle:
+    """Make a bundle as `converters.convert` does, with variants of models that were trained from the given one by `recipes`.
+
+    `source` is `package.module:factory` with its weights in `state` (a plain state dict; never unpickled), or a
+    `torch.nn.Module`. `train` holds samples to train with, as `calibration` is laid out; without `label`, only the given
+    model's answers teach. `calibration` and `evaluate` may share no more than 1 % of their samples with it. `minutes` bounds
+    the trainings in all, each recipe having an equal part. `threads` train; other settings are `convert`'s.
+
+    The same inputs, seed, threads and tools train the same weights where `minutes` did not cut them short. What was trained is
+    kept beside `out` until the bundle is there: the same command goes on with the recipe at which it was stopped.
+
+    Raises `ConversionError` (`TrainingFailed` when a loss is no number any more), `BundleExists` or `BundleUnwritable`.
+    """
+    check_recipes(recipes)
+    settings = Settings(
+        model=model, version=version, out=out, budget=budget, min_accuracy=min_accuracy, max_regression=max_regression,
+        seed=seed, classes=tuple(classes), target=target, minutes=minutes,
+    )  # fmt: skip
+    check_settings(settings)
+    _check_count(recipes, tflite=tflite)
+    if not 1 <= threads <= _THREADS_AT_MOST:
+        raise SettingsRejected(f"threads = {threads}: give 1 to {_THREADS_AT_MOST}.")
+    module = _module(source, state)
+    shelf = Shelf(out)
+    progress("reading the model", 0.0)
+    order = _order(module, _Samples(train, calibration, evaluate), settings, count=len(recipes), threads=threads)
+    trained = []
+    for at, recipe in enumerate(recipes):
+        told = _part(progress, recipe.name, at / len(recipes), 1 / len(recipes))
+        trained.append(work_off(recipe, order, shelf, told))
+    bundle = convert(
+        module, calibration, model=model, version=version, out=out, evaluate=evaluate, budget=budget, min_accuracy=min_accuracy,
+        max_regression=max_regression, seed=seed, classes=classes, tflite=tflite, target=target, trained=trained,
+        progress=lambda text, done: progress(text, _TRAINING + (1 - _TRAINING) * done),
+    )  # fmt: skip
+    shelf.remove()
+    return bundle
+
+
+def _check_count(recipes: Sequence[TrainingRecipe], *, tflite: bool) -> None:
+    """Raises `SettingsRejected` where one bundle could not hold so many variants."""
+    each = _VARIANTS + (len(TFLITE) if tflite else 0)
+    if (1 + len(recipes)) * each > limits.VARIANTS:
+        raise SettingsRejected(
+            f"{len(recipes)} recipes may give {(1 + len(recipes)) * each} variants; one bundle holds {limits.VARIANTS}. "
+            "Ask for fewer."
+        )
+
+
+def _module(source: object, state: Path | None) -> torch.nn.Module:
+    """The module to train from. Raises `SourceRejected`, `ReaderMissing`, `SettingsRejected`."""
+    if isinstance(source, toolkit.torch().nn.Module):
+        if state is not None:
+            raise SettingsRejected("A module has its weights already; a state is only for package.module:factory.")
+        module: torch.nn.Module = source
+        return module
+    if not isinstance(source, str):
+        raise SourceRejected(
+            f"A {type(source).__name__} cannot be trained: give a torch.nn.Module, or package.module:factory and its state. "
+            "Other kinds of models are compressed to int8 by `edgeward convert`."
+        )
+    if ":" not in source:
+        raise SourceRejected(
+            f"{source} cannot be trained: give the PyTorch factory that builds the model, package.module:factory, and its "
+            "weights as the state. Files of other kinds are compressed to int8 by `edgeward convert`."
+        )
+    request = Request(kind="torch-factory", location=source, state=None if state is None else str(state))
+    return torch_reader.load(request)
+
+
+def _order(module: torch.nn.Module, samples: _Samples, settings: Settings, *, count: int, threads: int) -> Order:
+    """Everything that the recipes need, checked. Raises `SourceRejected`, `DataRejected`."""
+    with tempfile.TemporaryDirectory(prefix="edgeward-compress-") as work:
+        given = read_source(module, lambda: peek(samples.calibration, SAMPLES), Path(work), Trust())
+        train, remark, wanted, classes = _data(given, Path(work), samples)
+    try:
+        form = form_of(next(iter(wanted.values())), classes=classes)
+    except RecipeFailed as error:
+        raise SourceRejected(f"{given.path} {error}.") from error
+    weightless = TrainedRecipe("", TFLITE[0], {})
+    return Order(
+        module=module,
+        given=given,
+        train=train,
+        wanted=wanted,
+        form=form,
+        seed=settings.seed,
+        weight_bits=7 if SATURATES[settings.target] else 8,
+        seconds=None if settings.minutes is None else 60 * settings.minutes / count,
+        threads=threads,
+        tools={**assembly.tools([weightless]), **given.tools},
+        remark=remark,
+    )
+
+
+def _data(given: Source, work: Path, data: _Samples) -> tuple[Dataset, str, evaluation.Outputs, bool]:
+    """The training samples, what to tell about them, the given model's answers to them, and whether these tell classes."""
+    path = work / "given.onnx"
+    path.write_bytes(given.content())
+    model = evaluation.load_source(path, given.path)
+    try:
+        samples = _dataset(data.train, model.inputs)
+        if len(samples) < TRAINING_AT_LEAST:
+            raise DataRejected(f"The training data has {len(samples)} samples; at least {TRAINING_AT_LEAST} are needed.")
+        judging = {"--data": data.calibration, "--evaluate": data.evaluate}
+        remarks = [
+            check_disjoint(samples, _dataset(each, model.inputs), what) for what, each in judging.items() if each is not None
+        ]
+        wanted = evaluation.run(model, samples, batch=evaluation.batch_size(model.inputs, given.path))
+        if not all_finite(wanted):
+            raise DataRejected(
+                "The given model answers NaN or infinity on the training data. Clean it, or look at its scaling."
+            )
+        if evaluation.anomaly_metric(model.inputs, model.outputs, samples) is not None:
+            samples = replace(samples, labels=None)  # they tell no class that the model could answer
+        told = evaluation.class_output(model.outputs, wanted, samples.labels)
+    except RecipeFailed as error:
+        raise SourceRejected(f"{given.path} {error}.") from error
+    finally:
+        model.close()
+    return samples, "; ".join(filter(None, remarks)), wanted, told is not None
+
+
+def _dataset(given: Data, specs: tuple[TensorSpec, ...]) -> Dataset:
+    return load_dataset(given, specs) if isinstance(given, Path) else make_dataset(given, specs)
+
+
+def _part(progress: Progress, name: str, start: float, share: float) -> Progress:
+    return lambda text, done: progress(f"{name}: {text}", _TRAINING * (start + share * done))
