@@ -110,7 +110,8 @@ def command(
     golden samples for the devices' gate, a reference profile, and a parity report (open parity.html).
 
     --data must hold samples that the model was not trained with: an .npz with an array named as each input and `label` where
-    known; or, with --processing, a directory of pictures, in directories named after their classes. They are dealt into calibration, golden and held-out samples.
+    known; or, with --processing, a directory of pictures, in directories named after their classes. They are dealt into
+    calibration, golden and held-out samples.
 
     \b
     Examples:
