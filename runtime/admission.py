@@ -28,6 +28,8 @@ class Limits:
     running: int
     waiting: int = WAITING
     hang_s: float = HANG_S
+    aside: bool = False
+    """Whether requests never run on an event loop's own thread, however quick the model is."""
 
     def __post_init__(self) -> None:
         if self.running < 1 or self.waiting < 0 or not self.hang_s > 0:

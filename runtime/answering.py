@@ -169,8 +169,7 @@ class Answering:
         except RuntimeFailure as error:
             self._count_refused(error, model, asked_ns)
             raise refusal(error) from error
-        served = question.served
-        if served.typical_s is not None and served.typical_s < INLINE_S and len(body) <= INLINE_BYTES and not served.hung:
+        if len(body) <= INLINE_BYTES and _is_quick(question.served):
             return self._do(work, question)
         return await self._do_elsewhere(work, question, timeout_s, deadline)
 
@@ -221,6 +220,11 @@ class Answering:
         if identity is not None:
             spent = Spent(queue=time.perf_counter_ns() - asked_ns)
             self.statistics.record(model, identity.version, _outcome(error), spent, samples=1, now=self._clock.now())
+
+
+def _is_quick(served: Served) -> bool:
+    """Whether a run of it may hold up the event loop."""
+    return served.typical_s is not None and served.typical_s < INLINE_S and not served.hung and not served.aside
 
 
 class _Meaning(NamedTuple):

@@ -80,11 +80,8 @@ class Served:
     hung: int = 0
     idle_s: float = 0.0
     """Seconds since its last answer, or since it was activated."""
-
-    @property
-    def quick(self) -> bool:
-        """Whether a request can be answered at once, as far as anybody knows."""
-        return not self.hung and not self.waiting
+    aside: bool = False
+    """Whether its requests never run on an event loop's own thread."""
 
 
 class Room:
@@ -197,6 +194,7 @@ class Room:
             len(self.line),
             self.hung() if inside else 0,
             time.perf_counter() - self.used,
+            self.limits.aside,
         )
 
     def unwell(self) -> ModelUnwell | None:

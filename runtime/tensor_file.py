@@ -1,0 +1,72 @@
+"""Tensors that go from one process to another on the same device: raw bytes in a file that lies in memory, named in a message.
+
+Both ends stand here. What is read is held against the file and against itself, since the other process may have gone mad.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from fleet_protocol.tensors import NUMPY_NAMES, DataType
+from runtime import oip_binary
+from runtime.engine import Array
+
+MEMORY_FILES: Final = Path("/dev/shm")  # noqa: S108 - memory where the system has such a place, else the temporary directory
+_DATATYPES: Final[dict[str, DataType]] = {name: datatype for datatype, name in NUMPY_NAMES.items()}
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """One tensor in the file: raw bytes as `oip_binary` writes them, from byte `at` on."""
+
+    name: str
+    datatype: DataType
+    shape: tuple[int, ...]
+    at: int
+    size: int
+
+
+def create() -> Any:  # noqa: ANN401  # tempfile's wrapper has no public type
+    """A file of this kind with a name; closing it removes it. Raises `OSError`."""
+    with contextlib.suppress(OSError):
+        if MEMORY_FILES.is_dir():
+            return tempfile.NamedTemporaryFile(prefix="edgeward-", dir=MEMORY_FILES)
+    return tempfile.NamedTemporaryFile(prefix="edgeward-")
+
+
+def write(file: int, arrays: Mapping[str, Array]) -> tuple[Tensor, ...]:
+    """Put the arrays into the file, from its beginning. Raises `OSError`."""
+    tensors: list[Tensor] = []
+    at = 0
+    for name, array in arrays.items():
+        if array.dtype.kind in "US":
+            array = array.astype(object)  # noqa: PLW2901
+        raw = memoryview(oip_binary.write(array))
+        tensors.append(Tensor(name, _DATATYPES[array.dtype.name], array.shape, at, len(raw)))
+        _write_all(file, raw, at)
+        at += len(raw) + -len(raw) % oip_binary.ALIGNMENT
+    return tuple(tensors)
+
+
+def read(file: int, tensors: Sequence[Tensor]) -> dict[str, Array]:
+    """The arrays, each of its own memory. Raises `MalformedRequest`, or `OSError`."""
+    there = os.fstat(file).st_size
+    arrays: dict[str, Array] = {}
+    for each in tensors:
+        size = max(0, min(each.size, there - each.at)) if each.at >= 0 else 0
+        content = bytearray(size)
+        read_bytes = os.preadv(file, [content], each.at) if size else 0
+        arrays[each.name] = oip_binary.read(each.name, each.datatype, each.shape, memoryview(content)[:read_bytes])
+    return arrays
+
+
+def _write_all(file: int, raw: memoryview, at: int) -> None:
+    while raw:
+        written = os.pwrite(file, raw, at)
+        raw, at = raw[written:], at + written
