@@ -40,7 +40,7 @@ def parsed(kind: Any, body: bytes) -> Any:  # noqa: ANN401  # a message of that 
     try:
         return kind.FromString(body)
     except DecodeError as error:
-        raise MalformedRequest(f"The message is not a {kind.DESCRIPTOR.full_name}: {error}.") from error
+        raise MalformedRequest(f"The message is no {kind.DESCRIPTOR.full_name}: {error}.") from error
 
 
 def filled(message: _Message, facts: object) -> _Message:
