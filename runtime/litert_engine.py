@@ -6,8 +6,9 @@ the package does not have (custom ones, TensorFlow's own) fail on opening.
 
 from __future__ import annotations
 
+import ctypes
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,8 @@ class LiteRtEngine:
             self._interpreter = package.interpreter(
                 model_path=str(path), num_threads=threads, experimental_delegates=loaded or None
             )
+            if delegate is not None:  # before XNNPACK takes the rest, on allocation
+                check_taken(self._interpreter._get_ops_details(), delegate)  # noqa: SLF001  # nothing else tells
             self._interpreter.allocate_tensors()
             given, wanted = _tensors(self._interpreter)
         except (ValueError, RuntimeError, OSError) as error:
@@ -91,12 +94,23 @@ def _delegate(package: Package, path: Path) -> Any:  # noqa: ANN401  # the packa
     if not path.is_file():
         raise EngineUnavailable(f"There is no delegate {path}. Give the path of its library, such as libedgetpu.so.1.")
     try:
+        # Looked at before the package does: its own class prints a traceback when it gives up.
+        ctypes.CDLL(str(path.resolve())).tflite_plugin_create_delegate  # noqa: B018
         return package.load_delegate(str(path.resolve()))
     except (ValueError, RuntimeError, OSError, AttributeError) as error:
         raise EngineUnavailable(
             f"{path} cannot be loaded as a delegate of {package.title}: {_said(error) or type(error).__name__}. "
             "It must export tflite_plugin_create_delegate, be built for this processor, and find its device."
         ) from error
+
+
+def check_taken(operators: Sequence[_Details], delegate: Path) -> None:
+    """Raises `EngineUnavailable` when the delegate left every operator to others, as it does without its device."""
+    if all(each["op_name"] != "DELEGATE" for each in operators):
+        raise EngineUnavailable(
+            f"The delegate {delegate} takes none of the model's {len(operators)} operators; all would run on the CPU. "
+            "Use a variant that was compiled for it, or no delegate."
+        )
 
 
 def _tensors(interpreter: Any) -> tuple[dict[str, _Details], dict[str, _Details]]:  # noqa: ANN401  # the package has no types

@@ -1,0 +1,126 @@
+"""Where a model runs: what was asked for, or an error that says what to do; and never somewhere else in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import runtime
+from runtime import ModelRejected, onnx_engine, provider_child, providers
+from runtime.children import Child
+from runtime.errors import ChildFailed, EngineUnavailable
+from runtime.litert_engine import check_taken
+from runtime.onnx_engine import Left
+from tests.support import models, tflite_models
+
+
+@pytest.fixture
+def onnx_file(tmp_path: Path) -> Path:
+    return models.linear_classifier(tmp_path / "model.onnx")
+
+
+@pytest.fixture
+def tflite_file(tmp_path: Path) -> Path:
+    return tflite_models.linear_classifier(tmp_path / "model.tflite")
+
+
+def missing() -> providers.Provider:
+    return next(each for each in providers.TABLE if each not in providers.present())
+
+
+def test_the_cpu_is_the_default_and_it_says_so(onnx_file: Path) -> None:
+    model = runtime.load(onnx_file)
+    assert model.engine.endswith(", CPU")
+    assert "no other provider was asked for" in model.choice
+
+
+def test_what_was_asked_for_is_taken(onnx_file: Path) -> None:
+    assert runtime.load(onnx_file, provider="cpu").choice == "CPU was asked for"
+
+
+def test_an_unknown_provider_is_refused_with_those_that_are_known(onnx_file: Path) -> None:
+    with pytest.raises(EngineUnavailable, match=r"no execution provider 'gpu'\. Known are tensorrt, cuda, .*, cpu, and auto"):
+        runtime.load(onnx_file, provider="gpu")
+
+
+def test_a_missing_provider_is_an_error_that_says_what_to_install(onnx_file: Path) -> None:
+    wanted = missing()
+    with pytest.raises(EngineUnavailable, match=f"no {wanted.title}; it has .*cpu") as refused:
+        runtime.load(onnx_file, provider=wanted.name)
+    assert wanted.install in str(refused.value)
+
+
+def test_a_device_is_only_for_providers_that_have_some(onnx_file: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="CPU has no devices"):
+        runtime.load(onnx_file, provider="cpu:1")
+    asked = providers.parse("cuda:1")
+    assert (asked.describe(), asked.options) == ("CUDA:1", {"device_id": "1"})
+
+
+def test_auto_takes_the_first_that_works_and_says_why(onnx_file: Path) -> None:
+    model = runtime.load(onnx_file, provider="auto")
+    first = providers.working()[0]
+    assert first.title in model.engine
+    assert f"{first.title} is the first provider that works here" in model.choice
+
+
+def test_the_cpu_always_works() -> None:
+    assert providers.working()[-1].name == providers.CPU
+
+
+def test_a_session_that_lost_its_provider_is_an_error(onnx_file: Path) -> None:
+    key = missing().key
+    with pytest.warns(UserWarning, match=key), pytest.raises(EngineUnavailable, match=f"left {key} out"):
+        onnx_engine.open_session(str(onnx_file), {}, None, key, {})
+
+
+def test_the_trial_runs_in_a_child() -> None:
+    with Child(provider_child.__name__) as child:
+        order = provider_child.Try(key=onnx_engine.PROVIDER, options={})
+        assert child.ask(order, provider_child.Ran, timeout_s=60) == provider_child.Ran()
+        with pytest.raises(ChildFailed, match="left"):
+            child.ask(provider_child.Try(key=missing().key, options={}), provider_child.Ran, timeout_s=60)
+
+
+def test_what_is_left_to_the_cpu_is_counted_and_named() -> None:
+    left = Left(Counter({"TopK": 1, "NonZero": 2}), 12)
+    assert left.describe() == ", 3 of 12 nodes on the CPU (NonZero, TopK)"
+    assert left.taken_share == 0.75
+    assert Left(Counter(), 12).describe() == ""
+
+
+def test_many_kinds_of_nodes_are_not_all_named() -> None:
+    left = Left(Counter("abcdef"), 10)
+    assert left.describe() == ", 6 of 10 nodes on the CPU (a, b, c, d…)"
+
+
+def test_a_tflite_model_takes_no_provider_and_an_onnx_model_no_delegate(onnx_file: Path, tflite_file: Path) -> None:
+    with pytest.raises(ModelRejected, match="takes a delegate and no provider 'cuda'"):
+        runtime.load(tflite_file, provider="cuda")
+    with pytest.raises(ModelRejected, match="takes an execution provider and no delegate"):
+        runtime.load(onnx_file, delegate=Path("libedgetpu.so.1"))
+
+
+def test_a_delegate_that_is_not_there_is_refused(tflite_file: Path) -> None:
+    with pytest.raises(EngineUnavailable, match=r"There is no delegate /nowhere/libedgetpu\.so\.1"):
+        runtime.load(tflite_file, delegate=Path("/nowhere/libedgetpu.so.1"))
+
+
+def test_a_library_that_is_no_delegate_is_refused(tflite_file: Path, tmp_path: Path) -> None:
+    library = Path(np.linalg._umath_linalg.__file__)
+    with pytest.raises(EngineUnavailable, match="cannot be loaded as a delegate of LiteRT"):
+        runtime.load(tflite_file, delegate=library)
+    text = tmp_path / "delegate.so"
+    text.write_text("no library")
+    with pytest.raises(EngineUnavailable, match="tflite_plugin_create_delegate"):
+        runtime.load(tflite_file, delegate=text)
+
+
+def test_a_delegate_that_takes_nothing_is_refused() -> None:
+    left = [{"op_name": "CONV_2D"}, {"op_name": "SOFTMAX"}]
+    with pytest.raises(EngineUnavailable, match="takes none of the model's 2 operators"):
+        check_taken(left, Path("libedgetpu.so.1"))
+    check_taken([*left, {"op_name": "DELEGATE"}], Path("libedgetpu.so.1"))
