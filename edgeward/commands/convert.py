@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import TypedDict, Unpack, get_args
 
 import click
-from rich.markup import escape
 
 import converters
-from converters.explain import explanation
-from converters.parity import AccuracyReport, ParityReport, Timing, VariantReport
 from converters.recipe import Preference
 from converters.targets import Target
 from edgeward import terminal
 from edgeward.pictures import read_processing
+from edgeward.report_table import show
 
 _PATH = click.Path(path_type=Path)
 _SHARE = click.FloatRange(0, 1)
@@ -124,7 +122,6 @@ def command(
       edgeward convert training.net:build --state net.pt --data digits.npz --name digits --version 1.4.0 --out digits-1.4.0
       edgeward convert roses.onnx --data pictures --processing roses.toml --name roses --version 1.0.0 --out roses-1.0.0
     """
-    out = asked["out"]
     with terminal.progress(f"Converting {source}") as progress:
         bundle = converters.convert(
             source,
@@ -135,45 +132,4 @@ def command(
             progress=progress,
             **asked,
         )
-    report, timing = converters.read_report(bundle), converters.read_timing(bundle)
-    if as_json:
-        terminal.print_json({"bundle": str(out), "digest": bundle.digest, "report": report, "timing": timing})
-    else:
-        _show(out, bundle.digest, report, timing)
-        if explain:
-            _explain(report, timing)
-
-
-def _show(out: Path, digest: str, report: ParityReport, timing: Timing | None) -> None:
-    for warning in report.warnings:
-        terminal.err.print(f"[bold red]Warning:[/] {escape(warning)}")
-    columns = ("variant", "ships", "accuracy", "change", "size", "÷ float", "latency", "÷ float")
-    rows = [_row(variant, timing) for variant in report.variants]
-    terminal.out.print(terminal.table(f"{report.model} {report.version}", columns, rows, right=columns[2:]))
-    terminal.out.print(escape(report.preferred_because))
-    terminal.out.print(f"Bundle: {escape(str(out))}  {digest}", soft_wrap=True)
-    terminal.out.print(f"Report: {escape(str(out / 'parity.html'))}", soft_wrap=True)
-
-
-def _explain(report: ParityReport, timing: Timing | None) -> None:
-    """Every decision and what it was made from."""
-    for line in explanation(report, timing):
-        terminal.out.print(f"• {escape(line)}")
-
-
-def _row(variant: VariantReport, timing: Timing | None) -> tuple[str, ...]:
-    measured = None if timing is None else timing.variants.get(variant.name)
-    return (
-        variant.name,
-        "yes" if variant.shipped else "no",
-        "–" if variant.accuracy is None else f"{variant.accuracy.value:.4f}",
-        _change(variant.accuracy),
-        "–" if variant.size is None else terminal.in_bytes(variant.size),
-        "–" if variant.size_ratio is None else f"{variant.size_ratio:.2f}",
-        terminal.in_time(None if measured is None else measured.seconds),
-        "–" if measured is None else f"{measured.ratio_to_float:.2f}",
-    )
-
-
-def _change(accuracy: AccuracyReport | None) -> str:
-    return "–" if accuracy is None else f"{accuracy.change * 100:+.2f} pt"
+    show(bundle, asked["out"], explain=explain, as_json=as_json)

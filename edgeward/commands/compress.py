@@ -1,0 +1,189 @@
+"""`edgeward compress`: asks for smaller models trained from a PyTorch one, and shows what came of it. Decides nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypedDict, Unpack, get_args
+
+import click
+
+from converters.compression.pipeline import compress
+from converters.compression.recipes import (
+    DistilRecipe,
+    PruneRecipe,
+    QatRecipe,
+    Schedule,
+    SparseRecipe,
+    TrainingRecipe,
+    parse_nm,
+)
+from converters.targets import Target
+from edgeward import terminal
+from edgeward.report_table import show
+
+_PATH = click.Path(path_type=Path)
+_SHARE = click.FloatRange(0, 1)
+
+
+class _Asked(TypedDict):
+    """The options that `converters.compress` takes by the same names."""
+
+    model: str
+    version: str
+    out: Path
+    state: Path | None
+    evaluate: Path | None
+    min_accuracy: float | None
+    max_regression: float
+    tflite: bool
+    target: Target
+    minutes: float | None
+    threads: int
+    seed: int
+
+
+class _Training(TypedDict):
+    """What to train, and how."""
+
+    prune: tuple[float, ...]
+    sparse: tuple[float, ...]
+    nm: tuple[str, ...]
+    distil: str | None
+    student_state: Path | None
+    qat: bool
+    epochs: int | None
+    learning_rate: float | None
+    batch: int | None
+
+
+@click.command("compress", short_help="Train smaller models from a PyTorch one: pruned, distilled, quantization-aware.")
+@click.argument("source", metavar="MODULE:FACTORY")
+@click.option("--state", type=_PATH, help="The model's weights: a plain state dict, never unpickled.")
+@click.option("--train", required=True, type=_PATH, help=".npz to train with: one array per input, and `label` where known.")
+@click.option("--data", required=True, type=_PATH, help=".npz that was not trained with: calibrates, and judges.")
+@click.option("--evaluate", type=_PATH, help="Another .npz to measure accuracy on, instead of a part of --data.")
+@click.option("--prune", multiple=True, type=float, help="Share of channels to take away, such as 0.5; may be repeated.")
+@click.option("--distil", help="MODULE:FACTORY of a smaller model, which learns the given one's answers.")
+@click.option("--student-state", type=_PATH, help="State dict from which the --distil model starts.")
+@click.option("--qat", is_flag=True, help="Fine-tune the weights to stand 8-bit arithmetic.")
+@click.option("--sparse", multiple=True, type=float, help="Share of the smallest weights to make zero; may be repeated.")
+@click.option("--nm", multiple=True, help="Keep N of each M neighbouring weights, such as 2:4; may be repeated.")
+@click.option("--epochs", type=int, help="Passes over the training samples for each recipe; without, each kind's own.")
+@click.option("--learning-rate", type=float, help="Largest learning rate; without, each kind's own.")
+@click.option("--batch", type=int, help="Samples in one step; without, 64.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, 24 * 60, min_open=True),
+    help="Train no longer than this in all; what does not fit is shortened, and said.",
+)
+@click.option("--threads", default=1, show_default=True, help="To train with; another number may give other last digits.")
+@click.option("--name", "model", required=True, help="Name of the model in the fleet, such as digits.")
+@click.option("--version", required=True, help="Version of this release, such as 1.0.0.")
+@click.option("--out", required=True, type=_PATH, help="Directory to make; nothing else may lie there.")
+@click.option(
+    "--budget",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, 100),
+    help="Points of accuracy that a variant may lose against the given model.",
+)
+@click.option("--min-accuracy", type=_SHARE, help="Refuse a given model whose own accuracy is below this share.")
+@click.option(
+    "--max-regression",
+    default=0.1,
+    show_default=True,
+    type=_SHARE,
+    help="Share of accuracy that a device may lose against what it runs, before its gate refuses.",
+)
+@click.option("--classes", default="", help="Names of the classes in order, separated by commas.")
+@click.option("--tflite", is_flag=True, help="Also make variants for LiteRT of each model.")
+@click.option(
+    "--for",
+    "target",
+    type=click.Choice(get_args(Target)),
+    default="any",
+    show_default=True,
+    help="Processors that the bundle is for.",
+)
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the training, and of the samples' parts."
+)
+@click.option("--explain", is_flag=True, help="Say why each choice was made, with everything that was trained.")
+@terminal.json_option
+def command(
+    *,
+    source: str,
+    train: Path,
+    data: Path,
+    budget: float,
+    classes: str,
+    explain: bool,
+    as_json: bool,
+    prune: tuple[float, ...],
+    sparse: tuple[float, ...],
+    nm: tuple[str, ...],
+    distil: str | None,
+    student_state: Path | None,
+    qat: bool,
+    epochs: int | None,
+    learning_rate: float | None,
+    batch: int | None,
+    **asked: Unpack[_Asked],
+) -> None:
+    """Train smaller models from the PyTorch model that MODULE:FACTORY builds, and make a bundle of it and of them.
+
+    Each of --prune, --distil, --qat, --sparse and --nm is one training. What comes of it is quantized as `edgeward convert`
+    does, held against the given model on samples that were not trained with, and ships where it stays within the budget.
+
+    A command that was stopped goes on with the training at which it was stopped when it is given again.
+
+    \b
+    Examples:
+      edgeward compress nets:build --state net.pt --train train.npz --data held-out.npz --prune 0.5 \\
+          --name digits --version 1.0.0 --out digits-1.0.0
+      edgeward compress nets:build --state net.pt --train train.npz --data held-out.npz --prune 0.3 --prune 0.7 --qat \\
+          --distil nets:small --minutes 30 --name digits --version 1.1.0 --out digits-1.1.0 --explain
+    """
+    sys.path.append(str(Path.cwd()))  # where a factory's module lies; last, so that it hides nothing of ours
+    training = _Training(
+        prune=prune, sparse=sparse, nm=nm, distil=distil, student_state=student_state, qat=qat, epochs=epochs,
+        learning_rate=learning_rate, batch=batch,
+    )  # fmt: skip
+    with terminal.progress(f"Compressing {source}") as progress:
+        bundle = compress(
+            source,
+            data,
+            train,
+            list(_recipes(training)),
+            budget=budget / 100,
+            classes=[part.strip() for part in classes.split(",")] if classes else (),
+            progress=progress,
+            **asked,
+        )
+    show(bundle, asked["out"], explain=explain, as_json=as_json)
+
+
+def _recipes(asked: _Training) -> Iterator[TrainingRecipe]:
+    for recipe in _kinds(asked):
+        own, epochs, rate, batch = recipe.schedule, asked["epochs"], asked["learning_rate"], asked["batch"]
+        schedule = Schedule(
+            epochs=own.epochs if epochs is None else epochs,
+            learning_rate=own.learning_rate if rate is None else rate,
+            batch=own.batch if batch is None else batch,
+        )
+        yield dataclasses.replace(recipe, schedule=schedule)
+
+
+def _kinds(asked: _Training) -> Iterator[TrainingRecipe]:
+    if asked["student_state"] is not None and asked["distil"] is None:
+        raise click.UsageError("--student-state is for --distil, which was not given.")
+    yield from (PruneRecipe(amount=amount) for amount in asked["prune"])
+    if asked["distil"] is not None:
+        yield DistilRecipe(student=asked["distil"], state=asked["student_state"])
+    if asked["qat"]:
+        yield QatRecipe()
+    yield from (SparseRecipe(amount=amount) for amount in asked["sparse"])
+    yield from (parse_nm(pattern) for pattern in asked["nm"])
