@@ -17,6 +17,7 @@ from edgeward import __version__
 COMMANDS: Final[dict[str, str]] = {
     "agent": "Run the agent of one device.",
     "claim": "Make the token with which a device enrols.",
+    "compress": "Train smaller models from a PyTorch one: pruned, distilled, quantization-aware.",
     "convert": "Compress a model into a bundle: int8 beside float, with golden outputs and a report.",
     "demo": "Play one model's whole life on this machine.",
     "devices": "Show what every device runs.",
@@ -37,6 +38,7 @@ COMMANDS: Final[dict[str, str]] = {
 EXTRAS: Final[dict[str, str]] = {
     "agent": "device",
     "claim": "fleet",
+    "compress": "convert,compress",
     "convert": "convert",
     "demo": "device,convert,fleet",
     "devices": "fleet",
