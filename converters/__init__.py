@@ -2,12 +2,15 @@
 
     bundle = converters.convert(Path("m.onnx"), Path("data.npz"), model="digits", version="1.0.0", out=Path("digits-1.0.0"))
 
-Lives here: readers, recipes, calibration, evaluation, the parity report, the pipeline. May not live here: MQTT, signing,
+`converters.compress` does the same for a PyTorch model and smaller ones that it trains from it.
+
+Lives here: readers, recipes, calibration, evaluation, training, the parity report, the pipeline. May not live here: MQTT, signing,
 publishing, anything that a device needs. Cores (`recipe`, `choice`, `metrics`, `parity`) do no IO.
 """
 
 from converters.bundle import Bundle, open_bundle, read_report, read_timing
+from converters.compression.pipeline import compress
 from converters.conversion import convert
 from converters.errors import ConversionError
 
-__all__ = ["Bundle", "ConversionError", "convert", "open_bundle", "read_report", "read_timing"]
+__all__ = ["Bundle", "ConversionError", "compress", "convert", "open_bundle", "read_report", "read_timing"]
