@@ -16,6 +16,7 @@ from edgeward import __version__
 
 COMMANDS: Final[dict[str, str]] = {
     "agent": "Run the agent of one device.",
+    "bench": "Measure how fast models are on this device.",
     "claim": "Make the token with which a device enrols.",
     "compress": "Train smaller models from a PyTorch one: pruned, distilled, quantization-aware.",
     "convert": "Compress a model into a bundle: int8 beside float, with golden outputs and a report.",
@@ -37,6 +38,7 @@ COMMANDS: Final[dict[str, str]] = {
 
 EXTRAS: Final[dict[str, str]] = {
     "agent": "device",
+    "bench": "device",
     "claim": "fleet",
     "compress": "convert,compress",
     "convert": "convert",
