@@ -4,8 +4,8 @@
 
 `converters.compress` does the same for a PyTorch model and smaller ones that it trains from it.
 
-Lives here: readers, recipes, calibration, evaluation, training, the parity report, the pipeline. May not live here: MQTT, signing,
-publishing, anything that a device needs. Cores (`recipe`, `choice`, `metrics`, `parity`) do no IO.
+Lives here: readers, recipes, training, calibration, evaluation, the parity report, the pipeline. May not live here: MQTT,
+signing, publishing, anything that a device needs. Cores (`recipe`, `choice`, `metrics`, `parity`) do no IO.
 """
 
 from converters.bundle import Bundle, open_bundle, read_report, read_timing
