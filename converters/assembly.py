@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from converters import details
 from converters.calibration import LABEL, Dataset
 from converters.choice import Choice
 from converters.errors import DataRejected
@@ -24,6 +25,7 @@ from converters.parity import (
     PARITY_FILE,
     AccuracyReport,
     Finding,
+    LayerReport,
     ParityReport,
     Samples,
     SaturationReport,
@@ -100,6 +102,7 @@ def parity_report(
     given: int,
     lossless: str,
     trained: tuple[str, ...] = (),
+    layers: tuple[LayerReport, ...] = (),
 ) -> ParityReport:
     """The report on all trials: shipped ones in the order of `choice`, then the others.
 
@@ -110,7 +113,8 @@ def parity_report(
     left_out = [trial for trial in trials if trial.recipe.name not in choice.order]
     float_trial = by_name[FLOAT.name]
     reports = [
-        _variant(trial, float_trial, choice, slower, given) for trial in (*map(by_name.__getitem__, choice.order), *left_out)
+        _variant(trial, float_trial, reference, shipped=trial.recipe.name in choice.order, slower=slower, given=given)
+        for trial in (*map(by_name.__getitem__, choice.order), *left_out)
     ]
     held_out = reference.parts.held_out
     finding = Finding(
@@ -120,6 +124,7 @@ def parity_report(
         budget=settings.budget,
         task="values" if reference.classes is None else "classes",
         left_out=[(trial.recipe.name, trial.fault) for trial in left_out],
+        metric="" if reference.metric is None else reference.metric.name,
         int8_shipped=any(by_name[name].recipe.precision != FLOAT.precision for name in choice.order),
     )
     return ParityReport(
@@ -143,17 +148,24 @@ def parity_report(
         tools=tools([trial.recipe for trial in trials]),
         lossless=lossless,
         trained=trained,
+        class_names=settings.classes,
+        layers=layers,
         variants=tuple(reports),
     )
 
 
-def _variant(trial: Trial, float_trial: Trial, choice: Choice, slower: Mapping[str, bool], given: int) -> VariantReport:
+def _variant(
+    trial: Trial, float_trial: Trial, reference: Reference, *, shipped: bool, slower: Mapping[str, bool], given: int
+) -> VariantReport:
     recipe, quality = trial.recipe, trial.held_out
+    interval = None
+    if quality is not None and quality.agreement is not None:
+        interval = wilson(round(quality.agreement * quality.samples), quality.samples)
     size = None if trial.path is None else trial.path.stat().st_size
     return VariantReport(
         name=recipe.name,
         precision=recipe.precision,
-        shipped=recipe.name in choice.order,
+        shipped=shipped,
         reason=trial.fault or "within the budget",
         recipe=recipe.choices(),
         session_options=recipe.session_options,
@@ -162,6 +174,13 @@ def _variant(trial: Trial, float_trial: Trial, choice: Choice, slower: Mapping[s
         slower_than_float=slower.get(recipe.name),
         accuracy=_accuracy(quality, float_trial.held_out),
         agreement=None if quality is None else quality.agreement,
+        agreement_low=None if interval is None else round(interval.low, 4),
+        agreement_high=None if interval is None else round(interval.high, 4),
+        score=details.score_change(trial, reference),
+        doubt=trial.doubt,
+        classes=details.class_changes(float_trial.held_out, quality, reference.parts.held_out.labels),
+        worst=details.worst_samples(trial, reference),
+        nodes=details.nodes(trial.noise),
         sqnr_db=None if quality is None else round(quality.sqnr_db, 2),
         saturation=_saturation(trial),
         tolerance=None if trial.golden is None else tolerance(trial.golden),
@@ -266,6 +285,8 @@ def _shipped(trial: Trial) -> Variant:
 
 def _measured_accuracy(quality: Quality) -> Accuracy:
     """The one figure that the manifest carries for a variant: the best one that the data allows."""
+    if quality.score is not None:
+        return Accuracy(metric=quality.metric[:50], value=quality.score, samples=quality.samples)
     if quality.accuracy is not None:
         return Accuracy(metric="accuracy", value=quality.accuracy, samples=quality.samples)
     if quality.agreement is not None:

@@ -18,19 +18,29 @@ from typing import Final
 import msgspec
 
 import runtime
-from converters import assembly, evaluation
+from converters import assembly, details, evaluation
 from converters.calibration import EVALUATION_AT_LEAST, Array, Dataset, load_dataset, make_dataset, peek, split
 from converters.choice import Choice, choose
 from converters.errors import AccuracyRefused, DataRejected, RecipeFailed, SettingsRejected, SourceRejected
 from converters.journal import Journal, journal_path
 from converters.lossless import Compressed, compress
 from converters.metrics import all_finite
-from converters.parity import PAGE_FILE, PARITY_FILE, TIMING_FILE, Timing, VariantTiming, encode_report
+from converters.parity import (
+    PAGE_FILE,
+    PARITY_FILE,
+    TIMING_FILE,
+    LayerReport,
+    ParityReport,
+    Timing,
+    VariantTiming,
+    encode_report,
+)
 from converters.parity_page import render
 from converters.pictures import check_fits, class_names, read_pictures
 from converters.profile_data import make_profile
 from converters.quantize import Quantizer
 from converters.recipe import FLOAT, TFLITE, Preference
+from converters.sample_pictures import shown
 from converters.search import Tried
 from converters.searching import Search, improve, told, works_by_products
 from converters.settings import Settings, check_settings
@@ -161,6 +171,7 @@ class _Measured:
     timing: Timing
     lossless: str
     trained: tuple[str, ...] = ()
+    layers: tuple[LayerReport, ...] = ()
 
 
 class _Conversion:
@@ -198,7 +209,8 @@ class _Conversion:
                         trial.model.close()
             digest = data.digest if held_out is None else digest_of(f"{data.digest}\n{held_out.digest}".encode())
             told_of = notes(self._trained, trials)
-            return self._write(model, _Measured(reference, trials, timing, slim.describe(), told_of), digest)
+            drawn = details.layers(self._source.model, slim.model)
+            return self._write(model, _Measured(reference, trials, timing, slim.describe(), told_of, drawn), digest)
         finally:
             model.close()
 
@@ -308,7 +320,7 @@ class _Conversion:
             settings, reference, trials, choice,
             source=self._source.digest, data=data, slower={each.name: each.slower for each in rivals if each.name in ratios},
             given=len(self._source.content()), lossless=measured.lossless,
-            trained=measured.trained,
+            trained=measured.trained, layers=measured.layers,
         )  # fmt: skip
         contents = {
             assembly.GOLDEN_FILE: assembly.golden_content(reference.parts.golden, reference.golden),
@@ -328,7 +340,10 @@ class _Conversion:
             outputs=model.outputs,
             lineage=Lineage(source=self._source.digest, data=data, tools=self._tools(), seed=settings.seed),
         )
-        pages = {PAGE_FILE: render(report, timing).encode(), TIMING_FILE: codec.encode_readable(timing)}
+        pages = {
+            PAGE_FILE: render(report, timing, _pictures(report, reference)).encode(),
+            TIMING_FILE: codec.encode_readable(timing),
+        }
         bundle = write_bundle(settings.out, manifest, files, notes=pages)
         self._progress("done", 1.0)
         return bundle
@@ -352,6 +367,13 @@ def _pictured(given: Data, settings: Settings) -> Data:
 
 def _dataset(given: Data, specs: tuple[TensorSpec, ...]) -> Dataset:
     return load_dataset(given, specs) if isinstance(given, Path) else make_dataset(given, specs)
+
+
+def _pictures(report: ParityReport, reference: Reference) -> dict[int, str]:
+    """The worst samples to look at, where the model has one input."""
+    inputs = list(reference.parts.held_out.inputs.values())
+    wanted = {sample.index for variant in report.variants for sample in variant.worst}
+    return {index: shown(inputs[0][index]) for index in sorted(wanted)} if len(inputs) == 1 else {}
 
 
 def _check_names(names: tuple[str, ...], answers: Array | None) -> None:

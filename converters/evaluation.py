@@ -46,6 +46,8 @@ class Quality:
     """Which samples were classified as labelled."""
     score: float | None = None
     """By the metric that was given or found, where there is one: more is better."""
+    metric: str = ""
+    """That metric's name."""
     guess: float | None = None
     """Agreement with float, where the first output may tell a class and nobody said so."""
 
@@ -173,10 +175,12 @@ def latencies(
     data: Dataset,
     *,
     seconds: float,
-    stopwatch: Stopwatch = time.perf_counter,
+    stopwatch: Stopwatch = time.process_time,
+    clock: Stopwatch = time.perf_counter,
 ) -> dict[str, float]:
-    """Seconds of one single-sample call, per model: the best of many rounds, taken for about `seconds` in all.
+    """Seconds of one single-sample call, per model: the best of many rounds, taken for about `seconds` of the `clock` in all.
 
+    `stopwatch` counts this process's own work: models run on one thread, and what else runs on the machine is not theirs.
     Interleaved: every round times every model, so that a machine that gets slower slows all alike. The best
     round counts, because what else runs on the machine can only add to a time.
     """
@@ -184,11 +188,11 @@ def latencies(
     order = list(models.items())
     calls = {name: _calls_per_slot(model, sample, stopwatch) for name, model in models.items()}
     measured: dict[str, list[float]] = {name: [] for name in models}
-    start = stopwatch()
+    start = clock()
     for at in range(_ROUNDS_AT_MOST):
         for name, model in order if at % 2 else reversed(order):
             measured[name].append(_time(model, sample, calls[name], stopwatch))
-        if at + 1 >= _ROUNDS_AT_LEAST and stopwatch() - start > seconds:
+        if at + 1 >= _ROUNDS_AT_LEAST and clock() - start > seconds:
             break
     return {name: min(times) for name, times in measured.items()}
 

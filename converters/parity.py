@@ -51,6 +51,51 @@ class SaturationReport(msgspec.Struct, frozen=True, kw_only=True):
     sqnr_db: float | None = None
 
 
+class ScoreReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The held-out samples by another measure than accuracy, and the change against float; more is better."""
+
+    metric: str
+    value: float
+    change: float
+
+
+class ClassChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One class of which some sample turned right or wrong. `before` is float's accuracy on its samples."""
+
+    label: int
+    samples: int
+    before: float
+    newly_wrong: int
+    newly_right: int
+
+
+class WorstSample(msgspec.Struct, frozen=True, kw_only=True):
+    """A sample that suffered. `index` is its place among the held-out ones, which the seed tells; classes where known."""
+
+    index: int
+    label: int | None
+    wanted: int | None
+    """What float answers."""
+    got: int | None
+    sqnr_db: float
+
+
+class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A node at which noise comes in, and how its output compares with float's."""
+
+    node: str
+    operator: str
+    sqnr_db: float
+
+
+class LayerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer's weights, as given and after what could go without changing an answer."""
+
+    operator: str
+    given: tuple[int, ...]
+    kept: tuple[int, ...]
+
+
 class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
     """One variant that was tried. Where `shipped` is false, `reason` says why."""
 
@@ -68,6 +113,18 @@ class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: AccuracyReport | None = None
     agreement: float | None = None
     """Share of held-out samples with float's class."""
+    agreement_low: float | None = None
+    agreement_high: float | None = None
+    """Its 95 % interval."""
+    score: ScoreReport | None = None
+    doubt: str = ""
+    """Why it may lose more than the budget elsewhere; empty where that is unlikely."""
+    classes: tuple[ClassChange, ...] = ()
+    """The classes that changed, the one that lost most first."""
+    worst: tuple[WorstSample, ...] = ()
+    """The samples that suffered most."""
+    nodes: tuple[NodeReport, ...] = ()
+    """Where the noise comes in, for static int8: the worst nodes first."""
     sqnr_db: float | None = None
     saturation: SaturationReport | None = None
     """For static int8."""
@@ -107,6 +164,9 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     """What was taken away from the model without changing its answers, beyond names and notes; empty where nothing was."""
     trained: tuple[str, ...] = ()
     """What was trained from the given model, a sentence each."""
+    class_names: tuple[str, ...] = ()
+    layers: tuple[LayerReport, ...] = ()
+    """Each layer's weights before and after; empty where they do not match one to one."""
     variants: tuple[VariantReport, ...]
     """Shipped ones in order of preference, then those left out."""
 
@@ -172,6 +232,8 @@ class Finding(msgspec.Struct, frozen=True):
     task: Task
     left_out: Sequence[tuple[str, str]]
     int8_shipped: bool
+    metric: str = ""
+    """What else the samples were judged by; empty: accuracy, or nearness to float."""
 
 
 def warnings_about(finding: Finding) -> tuple[str, ...]:
@@ -186,7 +248,7 @@ def warnings_about(finding: Finding) -> tuple[str, ...]:
     if not finding.int8_shipped:
         found.append("No int8 variant stayed within the budget: the bundle carries float only.")
     found += [f"{name} was left out: it {reason}." for name, reason in finding.left_out]
-    if accuracy is None:
+    if accuracy is None and not finding.metric:
         found.append(
             "The data has no labels, so accuracy is unknown: variants were held against the float model's answers only."
         )

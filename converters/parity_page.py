@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import Final
 
+from converters import parity_sections as sections
 from converters.parity import AccuracyReport, ParityReport, Timing, VariantReport
 
 _STYLE: Final = """
@@ -19,12 +21,15 @@ th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align
 th:first-child, td:first-child { text-align: left; } td.text { text-align: left; white-space: normal; min-width: 14rem; }
 .no { color: var(--bad); } .yes { color: var(--good); } small { opacity: .75; }
 svg { height: auto; max-width: 100%; } svg text { fill: currentColor; font: 12px system-ui, sans-serif; }
-code { overflow-wrap: anywhere; }
+code { overflow-wrap: anywhere; } h3 { font-size: 1rem; margin-bottom: .3rem; }
+.samples { display: flex; flex-wrap: wrap; gap: .8rem; } figure { margin: 0; width: 8.5rem; } figcaption { line-height: 1.25; }
+figure img, figure svg { background: #8882; display: block; height: 6rem; object-fit: contain; width: 100%; }
+figure img { image-rendering: pixelated; }
 """
 
 
-def render(report: ParityReport, timing: Timing | None) -> str:
-    """The whole page. `timing` is of the machine that converted, where known."""
+def render(report: ParityReport, timing: Timing | None, pictures: Mapping[int, str] | None = None) -> str:
+    """The whole page. `timing` is of the machine that converted, `pictures` show held-out samples, where known."""
     title = f"{escape(report.model)} {escape(report.version)}"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Parity of {title}</title>'
@@ -33,7 +38,9 @@ def render(report: ParityReport, timing: Timing | None) -> str:
         f"{report.samples.held_out} held-out samples</p>"
         f"{_warnings(report)}<p><strong>{escape(report.preferred_because)}</strong></p>"
         f"{_lossless(report)}{_trained(report)}{_accuracies(report)}"
-        f"{_table(report, timing)}{_left_out(report)}{_origin(report, timing)}</body></html>\n"
+        f"{_table(report, timing)}{_left_out(report)}{sections.layers(report)}{sections.classes(report)}"
+        f"{sections.worst(report, pictures or {})}{sections.nodes(report)}"
+        f"{_search(timing)}{_origin(report, timing)}</body></html>\n"
     )
 
 
@@ -102,7 +109,7 @@ def _row(variant: VariantReport, timing: Timing | None) -> str:
         "–" if accuracy is None else f"{accuracy.value:.4f}",
         "–" if accuracy is None else _change(accuracy),
         "–" if accuracy is None else f"{accuracy.newly_wrong} wrong, {accuracy.newly_right} right",
-        "–" if variant.agreement is None else f"{variant.agreement:.4f}",
+        _agreement(variant),
         "–" if variant.sqnr_db is None else f"{variant.sqnr_db:.1f} dB",
         _saturation(variant),
         _size(variant),
@@ -114,6 +121,16 @@ def _row(variant: VariantReport, timing: Timing | None) -> str:
 def _change(accuracy: AccuracyReport) -> str:
     interval = f"{accuracy.change_low * 100:+.2f} to {accuracy.change_high * 100:+.2f}"
     return f"{accuracy.change * 100:+.2f} points<br><small>{interval}</small>"
+
+
+def _agreement(variant: VariantReport) -> str:
+    if variant.score is not None:
+        return f"{variant.score.metric} {variant.score.value:.4f}<br><small>{variant.score.change:+.4f}</small>"
+    if variant.agreement is None:
+        return "–"
+    if variant.agreement_low is None or variant.agreement_high is None:
+        return f"{variant.agreement:.4f}"
+    return f"{variant.agreement:.4f}<br><small>{variant.agreement_low:.3f} to {variant.agreement_high:.3f}</small>"
 
 
 def _saturation(variant: VariantReport) -> str:
@@ -152,6 +169,21 @@ def _left_out(report: ParityReport) -> str:
     return f'<h2>Left out</h2><div class="wide"><table>{rows}</table></div>' if rows else ""
 
 
+def _search(timing: Timing | None) -> str:
+    if timing is None or not timing.search:
+        return ""
+    rows = "".join(
+        f"<tr><td>{100 * trial.loss:.2f} points</td><td>{trial.sqnr_db:.1f} dB</td><td>{trial.latency:.2f} ×</td>"
+        f"<td>{trial.size / 1000:.1f} kB</td>"
+        f'<td class="text">{escape(", ".join(f"{name} {value}" for name, value in trial.recipe.items()))}'
+        f"{f'<br><small>{escape(trial.fault)}</small>' if trial.fault else ''}"
+        f"{'<br><strong>chosen</strong>' if trial.chosen else ''}</td></tr>"
+        for trial in timing.search
+    )
+    head = "<tr><th>Loses</th><th>SQNR</th><th>Latency</th><th>Size</th><th>Recipe</th></tr>"
+    return f'<h2>What the search tried</h2><div class="wide"><table>{head}{rows}</table></div>'
+
+
 def _origin(report: ParityReport, timing: Timing | None) -> str:
     samples = report.samples
     tools = ", ".join(f"{name} {version}" for name, version in sorted(report.tools.items()))
@@ -160,4 +192,5 @@ def _origin(report: ParityReport, timing: Timing | None) -> str:
         f"<h2>How to get it again</h2><p>Budget {report.budget * 100:g} points. {samples.calibration} samples calibrated, "
         f"{samples.golden} are golden, {samples.held_out} were held out; no sample is in two parts. Seed {report.seed}.<br>"
         f"Source <code>{report.source}</code><br>Data <code>{report.data}</code><br>{escape(tools)}{machine}</p>"
+        f"{sections.recipes(report)}"
     )

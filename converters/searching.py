@@ -33,6 +33,8 @@ SHORT_SECONDS: Final = 60.0
 
 _TIMING_SECONDS: Final = 0.3
 _PRODUCTS_AT_LEAST: Final = 6
+_EXPLAINED_BYTES: Final = 16 * 1024**2
+"""Larger models are not run once more only to show where their noise comes in."""
 _GIVEN: Final = "given"
 _FAILED: Final = Score(loss=1.0, sqnr_db=-200.0, latency=1e9, size=0, fault="cannot be made")
 
@@ -109,7 +111,24 @@ def improve(
     It is worth it where minutes were given, or where the plain recipe runs and misses the budget. What is found replaces the
     plain recipe only when the held-out samples judge it to be within the budget.
     """
-    trials = _halved_weights(trials, quantizer, hunt)
+    improved, tried = _improved(_halved_weights(trials, quantizer, hunt), quantizer, hunt, journal)
+    return [_with_noise(trial, quantizer, hunt.source) for trial in improved], tried
+
+
+def _with_noise(trial: Trial, quantizer: Quantizer, source: Source) -> Trial:
+    """A static trial with what its nodes add to the noise, unless the model is large."""
+    recipe = trial.recipe
+    if not isinstance(recipe, StaticRecipe) or trial.path is None or source.model.ByteSize() > _EXPLAINED_BYTES:
+        return trial
+    try:
+        return replace(trial, noise=tuple(quantizer.noise(recipe)))
+    except RecipeFailed:
+        return trial
+
+
+def _improved(
+    trials: Sequence[Trial], quantizer: Quantizer, hunt: Search, journal: Journal | None
+) -> tuple[list[Trial], list[Tried]]:
     plain = next((trial for trial in trials if isinstance(trial.recipe, StaticRecipe)), None)
     if plain is None or plain.model is None or not (plain.fault or hunt.settings.minutes is not None):
         return list(trials), []

@@ -16,6 +16,7 @@ from converters.evaluation import Metric, Outputs, Quality, judge, load_variant,
 from converters.quantize import Quantizer
 from converters.recipe import FLOAT, Recipe, StaticRecipe, TrainedRecipe
 from converters.saturation import emulate, layers_at_risk
+from converters.sensitivity import NodeNoise
 from converters.targets import Target, describe, must_check
 from fleet_protocol.manifest import Tolerance
 
@@ -52,7 +53,11 @@ class Reference:
         """The quality of a variant's outputs for the held-out samples. Raises `RecipeFailed`."""
         held_out = self.parts.held_out
         quality = judge(self.held_out, outputs, held_out.labels, self.classes)
-        return quality if self.metric is None else replace(quality, score=self.metric.of(outputs, held_out), guess=None)
+        return (
+            quality
+            if self.metric is None
+            else replace(quality, score=self.metric.of(outputs, held_out), metric=self.metric.name, guess=None)
+        )
 
     def own(self) -> Quality:
         """The float model's own quality."""
@@ -76,6 +81,8 @@ class Trial:
     """Its outputs for the held-out samples."""
     saturated: Saturated | None = None
     """What a 16-bit-saturating processor would make of it; None for float arithmetic and other engines."""
+    noise: tuple[NodeNoise, ...] = ()
+    """Where its noise comes in, worst node first; for static int8 that was chosen."""
     doubt: str = ""
     """Goes on after its name: why it may lose more than the budget although these samples say otherwise."""
 

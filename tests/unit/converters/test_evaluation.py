@@ -115,7 +115,7 @@ def test_latency_is_compared_in_turns_so_that_a_slowing_machine_does_not_matter(
     workshop = Workshop()
     data = make_dataset({"x": np.zeros((4, 1), np.float32)}, (TensorSpec(name="x", datatype="FP32", shape=(-1, 1)),))
     models = {"float32": workshop.model(0.010), "int8": workshop.model(0.012)}
-    measured = latencies(models, data, seconds=1.0, stopwatch=workshop.read)  # type: ignore[arg-type]  # calls are all it takes
+    measured = latencies(models, data, seconds=1.0, stopwatch=workshop.read, clock=workshop.read)  # type: ignore[arg-type]  # calls are all it takes
     assert measured["int8"] / measured["float32"] == pytest.approx(1.2, rel=0.01)
 
 
@@ -129,12 +129,12 @@ def test_a_moment_of_other_work_does_not_count() -> None:
         workshop.slowness = max(1.0, workshop.slowness / 2)
         return {}
 
-    measured = latencies({"float32": quick}, data, seconds=1.0, stopwatch=workshop.read)  # type: ignore[dict-item]  # as above
+    measured = latencies({"float32": quick}, data, seconds=1.0, stopwatch=workshop.read, clock=workshop.read)  # type: ignore[dict-item]  # as above
     assert measured["float32"] == pytest.approx(0.001)
 
 
 def test_timing_stops_after_the_time_it_was_given() -> None:
     workshop = Workshop()
     data = make_dataset({"x": np.zeros((4, 1), np.float32)}, (TensorSpec(name="x", datatype="FP32", shape=(-1, 1)),))
-    latencies({"float32": workshop.model(0.5)}, data, seconds=1.0, stopwatch=workshop.read)  # type: ignore[dict-item]  # as above
+    latencies({"float32": workshop.model(0.5)}, data, seconds=1.0, stopwatch=workshop.read, clock=workshop.read)  # type: ignore[dict-item]  # as above
     assert 3.5 <= workshop.now <= 6.0  # at least seven rounds, whatever they cost, and no more after the time is over
