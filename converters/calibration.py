@@ -23,6 +23,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from converters.errors import DataRejected
+from converters.sources.layouts import layout_hint
 from fleet_protocol.digests import digest_of_stream
 from fleet_protocol.tensors import NUMPY_NAMES, TensorSpec
 
@@ -180,6 +181,7 @@ def _fit_input(values: Array, spec: TensorSpec, what: str) -> Array:
         raise DataRejected(
             f"{what}: {spec.name!r} has shape {list(values.shape)}; the model takes {spec.describe()}, so each sample must "
             f"have the shape {['?' if d < 0 else d for d in spec.shape[1:]]}."
+            f"{layout_hint(values.shape, tuple(None if size < 0 else size for size in spec.shape[1:]))}"
         )
     if values.dtype.kind == "f":
         _refuse_not_finite(values, spec, what)

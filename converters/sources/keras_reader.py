@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +22,13 @@ import onnx
 from converters.errors import DataRejected, SourceRejected
 from converters.sources.exchange import Array, Reading, Request, Samples, needed
 from converters.sources.folding import fold
-from converters.sources.layouts import other_layouts
+from converters.sources.layouts import fitting
 from converters.sources.matching import free_first_axis, match, rename
 
 _OPSET: Final = 17
 _SIGNATURE: Final = "serving_default"
 _BATCH: Final = 32
+_CONFIG_BYTES: Final = 2**26
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,27 @@ def _tools(tensorflow: Any, tf2onnx: Any, model: Any) -> dict[str, str]:  # noqa
 
 
 def _refuse_code(path: Path) -> None:
-    """`.h5` files are opened without Keras' own safe mode: look for code before anything is loaded."""
-    if not path.is_file() or path.read_bytes()[:4] != b"\x89HDF":
-        return
+    """Keras opens `.h5` files without its own safe mode: look for code before anything is loaded."""
+    text = _config(path)
+    try:
+        found = _lambdas(json.loads(text))
+    except ValueError as error:
+        raise SourceRejected(f"{path}: its model_config is damaged: {error}. Save it again.") from error
+    if found:
+        raise SourceRejected(
+            f"{path}: the layer {found[0]!r} is a Lambda, which holds Python code that runs when it is loaded. If you know who "
+            "made it, add --trust-pickle; better: write it as a layer, or export a SavedModel (model.export)."
+        )
+
+
+def _config(path: Path) -> str | bytes:
+    """The model's architecture as JSON, from either kind of file."""
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open("config.json") as member:
+                return member.read(_CONFIG_BYTES)
+        except (KeyError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise SourceRejected(f"{path} breaks off or is damaged: {error}. Save it again.") from error
     h5py = needed("h5py", "tensorflow", "a Keras .h5 file")
     try:
         with h5py.File(path, "r") as file:
@@ -102,15 +123,8 @@ def _refuse_code(path: Path) -> None:
         raise SourceRejected(
             f"{path} holds weights and no model. Save the whole model: model.save('model.keras'), not save_weights."
         )
-    try:
-        found = _lambdas(json.loads(text))
-    except ValueError as error:
-        raise SourceRejected(f"{path}: its model_config is damaged: {error}. Save it again.") from error
-    if found:
-        raise SourceRejected(
-            f"{path}: the layer {found[0]!r} is a Lambda, which holds Python code that runs when it is loaded. If you know who "
-            "made it, add --trust-pickle; better: write it as a layer, or export a SavedModel (model.export)."
-        )
+    assert isinstance(text, str | bytes)
+    return text
 
 
 def _lambdas(config: Any) -> list[str]:  # noqa: ANN401  # whatever JSON holds
@@ -202,26 +216,10 @@ def _outputs(model: Any, answered: Any) -> list[str]:  # noqa: ANN401
 
 
 def _fitting(values: Array, spec: Any, name: str) -> Array:  # noqa: ANN401
-    wanted, shape = spec.dtype.name, tuple(spec.shape)[1:]
-    if values.dtype.name != wanted:
-        raise DataRejected(f"{name!r} is {values.dtype.name}; the model takes {wanted}. Store it with .astype({wanted!r}).")
-    if not _fits(values.shape[1:], shape):
-        raise DataRejected(
-            f"{name!r} has shape {list(values.shape)}; the model takes {['?', *('?' if d is None else d for d in shape)]}."
-            f"{_layout(values, shape)}"
-        )
+    fault = fitting(values, spec.dtype.name, tuple(spec.shape)[1:], name)
+    if fault:
+        raise DataRejected(fault)
     return values
-
-
-def _fits(got: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(got) == len(wanted) and all(want in (None, size) for want, size in zip(wanted, got, strict=True))
-
-
-def _layout(values: Array, shape: tuple[int | None, ...]) -> str:
-    for order in other_layouts(values.ndim):
-        if _fits(tuple(values.shape[axis] for axis in order)[1:], shape):
-            return f" Its axes fit in another order: numpy.transpose(x, {order})."
-    return ""
 
 
 def _to_onnx(tensorflow: Any, tf2onnx: Any, saved: Saved) -> onnx.ModelProto:  # noqa: ANN401
