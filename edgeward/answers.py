@@ -28,6 +28,7 @@ def document(source: Source, opened: Model, answer: Inference, results: Results)
         "version": answer.identity.version,
         "variant": answer.identity.variant,
         "engine": opened.engine,
+        "choice": opened.choice,
         "finite": answer.finite,
         "outputs": {name: array.tolist() for name, array in answer.outputs.items()},
         "predictions": [ranked[0] for ranked in _ranked(source, opened, answer)],

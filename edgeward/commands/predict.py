@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from rich.markup import escape
 
-from edgeward import answers, terminal
+from edgeward import answers, placement, terminal
 from edgeward.pictures import PicturesUnusable, is_picture, read_picture, read_processing
 from fleet_io import durable
 from runtime import Model, ModelHost, inputs
@@ -38,6 +38,7 @@ _TENSORS = (".npy", ".npz", ".json")
 )
 @click.option("--target", type=click.IntRange(min=0), help="Score to explain, by its number.  [default: the highest]")
 @click.option("--runs", type=click.IntRange(2, 100_000), default=RUNS, show_default=True, help="Inferences that it may take.")
+@placement.options
 @terminal.json_option
 def command(
     *,
@@ -49,6 +50,8 @@ def command(
     explain_file: Path | None,
     target: int | None,
     runs: int,
+    provider: str | None,
+    delegate: Path | None,
     as_json: bool,
 ) -> None:
     """Run pictures or tensors through a bundle's variant, or an .onnx or .tflite file, and show the answer.
@@ -66,7 +69,7 @@ def command(
       edgeward predict model.onnx --input request.json --json
     """
     given = [*files, *([input_file] if input_file else [])]
-    source = find(model, variant=variant)
+    source = dataclasses.replace(find(model, variant=variant), provider=provider, delegate=delegate)
     if processing is not None:
         source = dataclasses.replace(source, processing=read_processing(processing))
     opened = source.load()
