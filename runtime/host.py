@@ -15,12 +15,13 @@ from typing import Final
 
 from fleet_io.clock import Clock, SystemClock
 from fleet_protocol.telemetry import ModelUsage
-from runtime.admission import Limits
+from runtime.admission import WAITING, Limits
 from runtime.device_facts import usable_cores
 from runtime.engine import Array
 from runtime.entrance import Entrance, Place
 from runtime.model import Model
 from runtime.room import Inference, ModelIdentity, Observer, Room, Served
+from runtime.serving import Standing
 from runtime.usage import UsageCounter
 
 __all__ = ["Inference", "ModelHost", "ModelIdentity", "Observer", "Served", "default_limits"]
@@ -31,9 +32,9 @@ _LEAST_RUNNING: Final = 2
 """So that one run that hangs leaves a place."""
 
 
-def default_limits() -> Limits:
+def default_limits(*, waiting: int = WAITING) -> Limits:
     """As many runs at once as this process has cores."""
-    return Limits(running=max(_LEAST_RUNNING, usable_cores()))
+    return Limits(running=max(_LEAST_RUNNING, usable_cores()), waiting=waiting)
 
 
 class ModelHost:
@@ -111,6 +112,10 @@ class ModelHost:
 
     def fetch(self, model_name: str, *, deadline: float | None = None) -> None:
         """See `runtime.serving.Serving`."""
+
+    def standings(self) -> tuple[Standing, ...]:
+        """See `runtime.serving.Serving`: here all models are loaded, and no budget bounds them."""
+        return ()
 
     def observe(self, model_name: str, observer: Observer | None) -> None:
         """Tell `observer` that model's answers from now on, whichever version gives them; None: nobody."""

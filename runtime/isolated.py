@@ -106,6 +106,8 @@ class IsolatedEngine:
             model=str(Path(self._source.path).absolute()),
             session_options=dict(self._source.session_options),
             threads=self._threads,
+            provider=self._source.provider,
+            delegate=None if self._source.delegate is None else str(self._source.delegate),
             exchange=self._exchange.name,
         )
         try:

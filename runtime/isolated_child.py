@@ -25,6 +25,8 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     model: str
     session_options: dict[str, str]
     threads: int | None
+    provider: str | None
+    delegate: str | None
     exchange: str
 
 
@@ -83,7 +85,13 @@ class Actor:
 
     def _open(self, order: Open) -> Opened:
         self._exchange = os.open(order.exchange, os.O_RDWR)
-        engine = open_engine(Path(order.model), session_options=order.session_options, threads=order.threads)
+        engine = open_engine(
+            Path(order.model),
+            session_options=order.session_options,
+            threads=order.threads,
+            provider=order.provider,
+            delegate=None if order.delegate is None else Path(order.delegate),
+        )
         self._model = Model(engine)
         return Opened(inputs=engine.inputs, outputs=engine.outputs, description=engine.description, choice=engine.choice)
 

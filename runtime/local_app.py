@@ -93,7 +93,12 @@ class Application:
         observers = [self._host.observer(served.identity.model) for served in active]
         shadows = [observer.record() for observer in observers if isinstance(observer, Shadow)]
         return prometheus_text.exposition(
-            self._statistics.all(), active, self._statistics.refusals(), self._bodies.held, shadows
+            self._statistics.all(),
+            active,
+            self._statistics.refusals(),
+            self._bodies.held,
+            shadows=shadows,
+            standings=self._host.standings(),
         )
 
     def _check_token(self, exchange: Exchange, wanted: bytes) -> None:

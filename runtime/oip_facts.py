@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 from fleet_protocol.tensors import DataType, TensorSpec
-from runtime.answering import Answering
-from runtime.errors import ModelRejected, NotServing
+from runtime.answering import Answering, refusal
+from runtime.errors import ModelRejected, RuntimeFailure
 from runtime.exchange import Refused
 from runtime.host import Served
 from runtime.repository import Repository
@@ -74,10 +74,10 @@ class OpenInferenceFacts:
         work = repository.load if change == "load" else repository.unload
         try:
             await asyncio.get_running_loop().run_in_executor(self._answering.threads, work, name)
-        except NotServing as error:
-            raise Refused(404, str(error)) from error
         except ModelRejected as error:
             raise Refused(400, str(error)) from error
+        except RuntimeFailure as error:
+            raise refusal(error) from error
 
 
 def server() -> dict[str, object]:

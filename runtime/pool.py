@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from fleet_io.clock import Clock, SystemClock
 from fleet_protocol.telemetry import ModelUsage
@@ -29,6 +29,7 @@ from runtime.eviction import Newcomer, Resident, choose
 from runtime.host import ModelHost
 from runtime.model import Model
 from runtime.room import Inference, ModelIdentity, Observer, Served
+from runtime.serving import Standing
 from runtime.sources import Source
 from runtime.weighing_child import Weigh, Weighed
 
@@ -58,7 +59,13 @@ class InProcess:
 
     def weigh(self, source: Source) -> int:
         """See `Loader`. In a child process, so that a model which crashes on loading crashes there."""
-        order = Weigh(model=str(source.path), session_options=dict(source.session_options), threads=self._threads)
+        order = Weigh(
+            model=str(source.path),
+            session_options=dict(source.session_options),
+            threads=self._threads,
+            provider=source.provider,
+            delegate=None if source.delegate is None else str(source.delegate),
+        )
         try:
             with Child(weighing_child.__name__) as child:
                 return child.ask(order, Weighed, timeout_s=WEIGHING_TIMEOUT_S).memory_bytes
@@ -68,15 +75,6 @@ class InProcess:
     def open(self, source: Source) -> Model:
         """See `Loader`."""
         return source.load(threads=self._threads)
-
-
-class Standing(NamedTuple):
-    """How a model of the pool stands, for people and metrics. `memory_bytes` is 0 while it is not loaded."""
-
-    identity: ModelIdentity
-    memory_bytes: int
-    loads: int
-    evictions: int
 
 
 @dataclass(slots=True, eq=False)

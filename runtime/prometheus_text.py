@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Final
 
 from runtime.room import Served
+from runtime.serving import Standing
 from runtime.serving_statistics import BOUNDS_S, Totals
 from runtime.shadow_record import ShadowRecord
 
@@ -24,10 +25,12 @@ def exposition(
     active: Sequence[Served],
     refusals: Mapping[int, int],
     held_bytes: int,
+    *,
     shadows: Sequence[ShadowRecord] = (),
+    standings: Sequence[Standing] = (),
 ) -> bytes:
     """The whole page. `refusals` counts responses by status, `held_bytes` the bodies under way."""
-    lines = (*_lines(totals, active, refusals, held_bytes), *_shadows(shadows))
+    lines = (*_lines(totals, active, refusals, held_bytes), *_standings(standings), *_shadows(shadows))
     return "".join(f"{line}\n" for line in lines).encode()
 
 
@@ -42,6 +45,26 @@ _LOADS: Final[tuple[tuple[str, str, Callable[[Served], int]], ...]] = (
     ("edgeward_running_requests", "Requests that a model answers now.", lambda served: served.running),
     ("edgeward_waiting_requests", "Requests in line before a model.", lambda served: served.waiting),
     ("edgeward_hung_requests", "Runs that take longer than any should.", lambda served: served.hung),
+)
+
+
+def _standings(standings: Sequence[Standing]) -> Iterator[str]:
+    """Of the models of a pool; nothing where there is none."""
+    for name, kind, text, count in _STANDINGS if standings else ():
+        yield from _head(name, kind, text)
+        for each in standings:
+            yield f"{name}{_labels(model=each.identity.model, version=each.identity.version)} {count(each)}"
+
+
+_STANDINGS: Final[tuple[tuple[str, str, str, Callable[[Standing], int]], ...]] = (
+    (
+        "edgeward_model_memory_bytes",
+        "gauge",
+        "What a loaded model takes; 0: it is not loaded.",
+        lambda each: each.memory_bytes,
+    ),
+    ("edgeward_model_loads_total", "counter", "How often a model was loaded.", lambda each: each.loads),
+    ("edgeward_model_evictions_total", "counter", "How often a model went for another.", lambda each: each.evictions),
 )
 
 

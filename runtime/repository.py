@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from runtime.errors import NotServing
 from runtime.host import ModelHost
+from runtime.pool import ModelPool
 from runtime.sources import Source
 
 
@@ -24,25 +25,37 @@ class Entry(NamedTuple):
 
 
 class Repository:
-    """Loads the models of `sources` into `host` by name. Every method may be called from any thread."""
+    """Loads the models of `sources` into `host` by name; a pool has its own way of loading, so `threads` is a host's.
 
-    def __init__(self, host: ModelHost, sources: Iterable[Source], *, threads: int | None = None) -> None:
+    Every method may be called from any thread.
+    """
+
+    def __init__(self, host: ModelHost | ModelPool, sources: Iterable[Source], *, threads: int | None = None) -> None:
         self._host = host
         self._sources = {source.identity.model: source for source in sources}
         self._threads = threads
         self._changing = threading.Lock()
 
     def load(self, name: str) -> None:
-        """Let the model answer; one that does is loaded anew. Raises `NotServing` (it is not of ours) or `ModelRejected`."""
+        """Let the model answer; one that does is loaded anew.
+
+        Raises `NotServing` (it is not of ours), `ModelRejected`, or what `ModelPool.fetch` raises.
+        """
         source = self._source(name)
         with self._changing:
-            self._host.activate(source.identity, source.load(threads=self._threads), source.labels)
+            if isinstance(self._host, ModelPool):
+                self._host.reload(source)
+            else:
+                self._host.activate(source.identity, source.load(threads=self._threads), source.labels)
 
     def unload(self, name: str) -> None:
         """Let it answer no more. Raises `NotServing` when it is not of ours."""
         self._source(name)
         with self._changing:
-            self._host.deactivate(name)
+            if isinstance(self._host, ModelPool):
+                self._host.withdraw(name)
+            else:
+                self._host.deactivate(name)
 
     def index(self) -> list[Entry]:
         """All models, ordered by name."""

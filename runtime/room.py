@@ -82,6 +82,8 @@ class Served:
     """Seconds since its last answer, or since it was activated."""
     aside: bool = False
     """Whether its requests never run on an event loop's own thread."""
+    choice: str = ""
+    """Why this engine and device were taken, for people."""
 
 
 class Room:
@@ -195,6 +197,7 @@ class Room:
             self.hung() if inside else 0,
             time.perf_counter() - self.used,
             self.limits.aside,
+            model.choice,
         )
 
     def unwell(self) -> ModelUnwell | None:

@@ -6,10 +6,19 @@ Every method may be called from any thread. All but `fetch` and `describe` are q
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from runtime.entrance import Place
 from runtime.room import ModelIdentity, Observer, Served
+
+
+class Standing(NamedTuple):
+    """How a model of a pool stands, for people and metrics. `memory_bytes` is 0 while it is not loaded."""
+
+    identity: ModelIdentity
+    memory_bytes: int
+    loads: int
+    evictions: int
 
 
 class Serving(Protocol):
@@ -45,6 +54,14 @@ class Serving(Protocol):
 
     def active(self) -> tuple[Served, ...]:
         """Everything that is loaded, ordered by model name."""
+        ...
+
+    def standings(self) -> tuple[Standing, ...]:
+        """What the models of a pool take, ordered by model name; nothing where there is no pool."""
+        ...
+
+    def observe(self, model_name: str, observer: Observer | None) -> None:
+        """Tell `observer` that model's answers from now on; None: nobody."""
         ...
 
     def observer(self, model_name: str) -> Observer | None:

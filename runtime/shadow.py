@@ -36,7 +36,8 @@ from runtime import oip_binary
 from runtime.children import Child
 from runtime.engine import Array
 from runtime.errors import ChildFailed
-from runtime.host import Inference, ModelHost
+from runtime.room import Inference
+from runtime.serving import Serving
 from runtime.shadow_child import Open, Opened, Tensor, Tried, Try
 from runtime.shadow_record import Comparison, CpuAccount, ShadowRecord, State, Tally
 from runtime.sources import Source
@@ -83,7 +84,7 @@ class Shadow:
 
     def __init__(
         self,
-        host: ModelHost,
+        host: Serving,
         model: str,
         candidate: Source,
         allowance: Allowance = Allowance(),

@@ -23,6 +23,8 @@ class Weigh(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     session_options: dict[str, str]
     threads: int | None
+    provider: str | None
+    delegate: str | None
 
 
 class Weighed(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +38,13 @@ def weigh(order: Weigh) -> Weighed:
     path = Path(order.model)
     _load_library(format_of(path))
     before = memory.anonymous_bytes()
-    model = load(path, session_options=order.session_options, threads=order.threads)
+    model = load(
+        path,
+        session_options=order.session_options,
+        threads=order.threads,
+        provider=order.provider,
+        delegate=None if order.delegate is None else Path(order.delegate),
+    )
     model(example(model.inputs))
     memory.give_back()
     return Weighed(memory_bytes=max(0, memory.anonymous_bytes() - before))

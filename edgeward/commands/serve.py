@@ -1,25 +1,42 @@
-"""`edgeward serve`: one model on localhost, until it is told to stop."""
+"""`edgeward serve`: models on localhost, until it is told to stop."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import signal
 import threading
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 import click
 
 from edgeward import placement, terminal
-from runtime import Model, ModelHost, ModelIdentity
+from runtime.admission import WAITING, Limits
+from runtime.answering import TIMEOUT_S
+from runtime.host import default_limits
+from runtime.isolated import InChildren
+from runtime.pool import InProcess, ModelPool
 from runtime.repository import Repository
 from runtime.server import LocalServer
 from runtime.shadow import Allowance, Shadow
-from runtime.sources import find
+from runtime.sources import Source, find
+
+_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def _size(_context: click.Context, _option: click.Parameter, said: str | None) -> int | None:
+    """Bytes of `200MB`, `1.5GiB` or `200000000`. Raises `click.BadParameter`."""
+    if said is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]I?|)B?", said.upper())
+    if found is None:
+        raise click.BadParameter(f"{said!r} is no size. Give bytes, or a number with a unit: 200MB, 1.5GiB.")
+    return int(float(found[1]) * _UNITS[found[2]])
 
 
 @click.command()
-@click.argument("model", metavar="BUNDLE_OR_MODEL", type=click.Path(path_type=Path))
+@click.argument("models", metavar="BUNDLE_OR_MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one.")
 @click.option("--address", default="127.0.0.1", show_default=True, help="Address, or unix:PATH for a socket.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), help="Port for gRPC; 0 takes a free one.  [default: no gRPC]")
@@ -31,6 +48,24 @@ from runtime.sources import find
 @click.option("--variant", help="Variant of a bundle.  [default: the publisher's first]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of one inference.  [default: the engine's]")
 @placement.options
+@click.option(
+    "--memory-budget", metavar="SIZE", callback=_size, help="Memory of all models together, such as 200MB.  [default: no bound]"
+)
+@click.option(
+    "--max-waiting",
+    type=click.IntRange(min=0),
+    default=WAITING,
+    show_default=True,
+    help="Requests that may wait for a model; beyond them is a 503.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=TIMEOUT_S,
+    show_default=True,
+    help="Seconds that a request is given which does not say it itself.",
+)
+@click.option("--isolate", is_flag=True, help="Run each model in a process of its own.")
 @click.option(
     "--shadow", metavar="CANDIDATE", type=click.Path(path_type=Path), help="Bundle or model that gets copies of requests."
 )
@@ -50,7 +85,7 @@ from runtime.sources import find
 )
 @terminal.json_option
 def command(
-    model: Path,
+    models: tuple[Path, ...],
     *,
     port: int,
     address: str,
@@ -62,18 +97,25 @@ def command(
     threads: int | None,
     provider: str | None,
     delegate: Path | None,
+    memory_budget: int | None,
+    max_waiting: int,
+    timeout: float,
+    isolate: bool,
     shadow: Path | None,
     shadow_share: float,
     shadow_cpu: float,
     as_json: bool,
 ) -> None:
-    """Answer requests for one model over HTTP and gRPC.
+    """Answer requests for models over HTTP and gRPC.
 
     It speaks the Open Inference Protocol v2 (JSON and raw tensors, as tritonclient sends them) and TensorFlow Serving's
-    REST API; /metrics is for Prometheus. Serves a bundle directory, or an .onnx or .tflite file, until Ctrl-C or SIGTERM.
+    REST API; /metrics is for Prometheus. Serves bundle directories, and .onnx or .tflite files, until Ctrl-C or SIGTERM.
     With --json, stdout says where it listens. Without a token, everybody who can connect may ask.
 
     With --grpc-port it speaks both protocols over gRPC too, as their clients expect; that needs edgeward[grpc].
+
+    With --memory-budget each model is loaded when it is first asked for, and those that nobody asked for the longest time
+    make room for it. A model that is isolated may crash or hang, and the next request works.
 
     A --shadow gets copies of some requests in a process of its own; clients never see its answers. How it compares is at
     /v2/models/MODEL/shadow and in /metrics.
@@ -83,45 +125,84 @@ def command(
       edgeward serve digits-1.0.0
       edgeward serve model.onnx --port 0 --json
       edgeward serve model.onnx --grpc-port 8001
+      edgeward serve digits-1.0.0 faces.tflite words.onnx --memory-budget 200MB
+      edgeward serve model.onnx --isolate --max-waiting 16 --timeout 2
       edgeward serve model.onnx --provider auto
       edgeward serve model.onnx --address unix:/run/model.sock --token-file token
       edgeward serve digits-1.0.0 --shadow digits-1.1.0 --shadow-share 0.2
       curl http://127.0.0.1:8000/v2/models/digits/shadow
     """
-    source = dataclasses.replace(find(model, variant=variant), provider=provider, delegate=delegate)
-    host, opened = ModelHost(), source.load(threads=threads)
-    host.activate(source.identity, opened, source.labels)
+    sources = _found(models, variant, provider, delegate)
+    if shadow is not None and len(sources) > 1:
+        raise click.BadParameter("It shadows one model; serve that one alone.", param_hint="--shadow")
+    pool = ModelPool(
+        budget_bytes=memory_budget,
+        loader=InChildren(threads=threads) if isolate else InProcess(threads=threads),
+        limits=Limits(1, max_waiting, aside=True) if isolate else default_limits(waiting=max_waiting),
+    )
+    for source in sources:
+        pool.offer(source)
+        if memory_budget is None:
+            pool.fetch(source.identity.model)
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    repository = Repository(host, [source], threads=threads) if manage else None
-    grpc = _grpc_listener(address, grpc_address, grpc_port)
-    server = LocalServer(host, address=address, port=port, repository=repository, token=_token(token_file), grpc=grpc)
-    beside = None if shadow is None else Shadow(host, source.identity.model, find(shadow), Allowance(shadow_share, shadow_cpu))
+    server = LocalServer(
+        pool,
+        address=address,
+        port=port,
+        repository=Repository(pool, sources) if manage else None,
+        token=_token(token_file),
+        timeout_s=timeout,
+        grpc=_grpc_listener(address, grpc_address, grpc_port),
+    )
+    name = sources[0].identity.model
+    beside = None if shadow is None else Shadow(pool, name, find(shadow), Allowance(shadow_share, shadow_cpu))
     server.start()
     if beside is not None:
         beside.start()
     try:
-        _announce(server, source.identity, opened, shadow, as_json=as_json)
+        _announce(server, pool, shadow, as_json=as_json)
         stopping.wait()
     finally:
         if beside is not None:
             beside.stop()
         server.stop()
-        host.deactivate(source.identity.model)
+        pool.close()
 
 
-def _announce(server: LocalServer, identity: ModelIdentity, opened: Model, shadow: Path | None, *, as_json: bool) -> None:
-    """Say where it listens: to programs on stdout, to people on stderr."""
+def _found(paths: tuple[Path, ...], variant: str | None, provider: str | None, delegate: Path | None) -> list[Source]:
+    """The models, each of another name. Raises `ModelRejected` or `click.BadParameter`."""
+    found: dict[str, Source] = {}
+    for path in paths:
+        source = dataclasses.replace(find(path, variant=variant), provider=provider, delegate=delegate)
+        name = source.identity.model
+        if name in found:
+            raise click.BadParameter(f"{found[name].path} and {source.path} are both called {name}. Serve one of them.")
+        found[name] = source
+    return list(found.values())
+
+
+def _announce(server: LocalServer, pool: ModelPool, shadow: Path | None, *, as_json: bool) -> None:
+    """Say where it listens: to programs on stdout, to people on stderr. Engines are those of the models that are loaded."""
+    identities, loaded = pool.identities(), {served.identity.model: served for served in pool.active()}
+    rows = [
+        {"model": each.model, "version": each.version}
+        | ({"engine": loaded[each.model].engine, "choice": loaded[each.model].choice} if each.model in loaded else {})
+        for each in identities
+    ]
     if as_json:
-        said = {"url": server.url, "grpc": server.grpc_address, "engine": opened.engine, "choice": opened.choice}
-        terminal.print_json({**said, "model": identity.model, "version": identity.version})
-    terminal.err.print(f"[bold green]Serving {identity.model} {identity.version}[/] ({identity.variant}, {opened.engine})")
-    terminal.err.print(f"  POST {server.url}/v2/models/{identity.model}/infer · stop with Ctrl-C")
+        said = {"url": server.url, "grpc": server.grpc_address, "models": rows}
+        terminal.print_json({**said, **rows[0]} if len(rows) == 1 else said)
+    for identity in identities:
+        engine = loaded[identity.model].engine if identity.model in loaded else "loaded when it is asked for"
+        terminal.err.print(f"[bold green]Serving {identity.model} {identity.version}[/] ({identity.variant}, {engine})")
+    name = identities[0].model
+    terminal.err.print(f"  POST {server.url}/v2/models/{name}/infer · stop with Ctrl-C")
     if server.grpc_address is not None:
         terminal.err.print(f"  gRPC on {server.grpc_address}")
     if shadow is not None:
-        terminal.err.print(f"  {shadow} gets copies in the shadow: GET {server.url}/v2/models/{identity.model}/shadow")
+        terminal.err.print(f"  {shadow} gets copies in the shadow: GET {server.url}/v2/models/{name}/shadow")
 
 
 def _grpc_listener(address: str, grpc_address: str | None, port: int | None) -> str | None:
