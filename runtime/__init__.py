@@ -1,6 +1,6 @@
 """Runs models on the device: engines behind one interface, a swap-safe host, the activation gate, and a localhost server.
 
-    model = runtime.load(Path("digits.onnx"))
+    model = runtime.load(Path("digits.onnx"))  # or a bundle directory
     scores = model({"pixels": batch})["scores"]
 
 Lives here: whatever touches an inference engine, and what applications on the device call. May not live here: MQTT, the
@@ -15,7 +15,8 @@ from runtime.errors import (
     RuntimeFailure,
 )
 from runtime.host import Inference, ModelHost, ModelIdentity
-from runtime.model import Model, load
+from runtime.model import Model
+from runtime.opening import load
 from runtime.privacy import keep_private
 
 keep_private()

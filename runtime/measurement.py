@@ -109,7 +109,7 @@ def load_tuned(path: Path, tuning: Tuning) -> Model:
         source.path,
         session_options=chosen.session_options(source.session_options),
         threads=chosen.threads,
-        provider=_provider(chosen),
+        provider=provider_of(chosen),
         processing=source.processing,
         labels=source.labels,
     )
@@ -150,7 +150,7 @@ def _as_published(contender: Contender) -> Candidate:
     return Candidate(variant=contender.name, engine="litert" if form == "tflite" else "onnxruntime")
 
 
-def _provider(candidate: Candidate) -> str | None:
+def provider_of(candidate: Candidate) -> str | None:
     """For `load`: TFLite models have none."""
     return candidate.provider if candidate.engine == "onnxruntime" else None
 
@@ -240,7 +240,7 @@ class MeasuredDevice:
             model=str(contender.source.path),
             session_options=candidate.session_options(contender.source.session_options),
             threads=candidate.threads,
-            provider=_provider(candidate),
+            provider=provider_of(candidate),
             golden=None if contender.golden is None else str(contender.golden),
             answers=str(answers),
         )

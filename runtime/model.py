@@ -2,7 +2,8 @@
 
 A call costs the checks (under a microsecond an input) and the engine's own run; nothing is copied, queued or handed to
 another thread. The checks of a good input are written for speed: a small model runs in ten microseconds, and each thing that
-Python does costs a hundredth of that (`python -m bench runtime`). Counting and swapping live in `runtime.host`.
+Python does costs a hundredth of that (`python -m bench runtime`). Counting and swapping
+live in `runtime.host`, other ways of asking in `runtime.session`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fleet_protocol.tensors import NUMPY_NAMES, TensorSpec
 from runtime.engine import Array, Engine, open_engine
 from runtime.errors import InferenceFailed, InvalidInput
 from runtime.processing import Processor
+from runtime.session import Session
 
 if TYPE_CHECKING:
     from runtime.explain import Explanation
@@ -30,14 +32,16 @@ _ndarray: Final = np.ndarray
 _DATATYPES: Final = {name: datatype for datatype, name in NUMPY_NAMES.items()}
 
 
-class Model:
-    """One loaded variant. Any number of threads may call it at once."""
+class Model(Session):
+    """One loaded variant. Any number of threads may call it at once. `labels` are its class names, where they are known."""
 
-    def __init__(self, engine: Engine, processor: Processor | None = None) -> None:
+    def __init__(self, engine: Engine, processor: Processor | None = None, labels: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.labels: Final = labels
         self._engine: Engine | None = engine
         self._closing = threading.Lock()
-        self.inputs: Final = engine.inputs
-        self.outputs: Final = engine.outputs
+        self.inputs = engine.inputs
+        self.outputs = engine.outputs
         self.engine: Final = engine.description
         self.choice: Final = engine.choice
         self.processor: Final = processor
@@ -114,9 +118,9 @@ def load(
     """
     engine = open_engine(path, session_options=session_options, threads=threads, provider=provider, delegate=delegate)
     if processing is None:
-        return Model(engine)
+        return Model(engine, labels=labels)
     try:
-        return Model(engine, Processor(processing, engine.inputs, engine.outputs, labels))
+        return Model(engine, Processor(processing, engine.inputs, engine.outputs, labels), labels)
     except BaseException:
         engine.close()
         raise

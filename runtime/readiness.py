@@ -23,6 +23,7 @@ from runtime.engine import format_of
 from runtime.errors import RuntimeFailure
 from runtime.model import Model
 from runtime.prepared import Prepared
+from runtime.providers import CPU
 from runtime.sources import Contender, Source
 from runtime.tuning import Candidate, Objective, TuningKey
 
@@ -143,6 +144,8 @@ def _advised(source: Source, kept: Kept) -> tuple[dict[str, str], int | None]:
 
 
 def _found(source: Source, kept: Kept) -> Prepared | None:
+    if source.provider not in (None, CPU) or source.delegate is not None:
+        return None
     options, _ = _advised(source, kept)
     return prepared.find(digest=kept.digest, cache=kept.prepared, session_options=options)
 

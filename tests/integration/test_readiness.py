@@ -1,0 +1,173 @@
+"""A model is made ready once and loaded so ever after; and `runtime.load` finds what is known of a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+import runtime
+from fleet_io.bundle_directory import write_bundle
+from runtime import InvalidInput, ModelRejected, measurement, readiness, sources
+from runtime.errors import CannotPrepare
+from runtime.readiness import Effort, Kept
+from runtime.sources import Contender
+from runtime.tuning import Candidate, Tuning
+from tests.support import models
+from tests.support.releases import make_release, question
+
+ANY_SIZE = Effort(tune_s=0.0, smallest_bytes=0)
+
+
+@pytest.fixture
+def contender(tmp_path: Path) -> Contender:
+    [found] = sources.contenders(models.mlp_classifier(tmp_path / "m.onnx"))
+    return found
+
+
+@pytest.fixture
+def kept(contender: Contender, tmp_path: Path) -> Kept:
+    return Kept(contender.source.digest, tmp_path / "cache")
+
+
+def choice(variant: str, **way: object) -> Tuning:
+    chosen = Candidate(variant=variant, **way)  # type: ignore[arg-type]  # tests name real fields
+    return Tuning(chosen=chosen, reason="a test says so", rows=(), batch_gains={}, seconds=0.0)
+
+
+def form(kept: Kept) -> Path:
+    [entry] = kept.prepared.iterdir()
+    return entry
+
+
+def spoil(entry: Path) -> None:
+    """Damage a prepared form as nothing but loading it shows."""
+    record, graph = entry / "prepared.json", entry / "model.onnx"
+    graph.write_bytes(bytes(graph.stat().st_size))
+    content = msgspec.json.decode(record.read_bytes())
+    content["files"]["model.onnx"]["stamp"] = [graph.stat().st_mtime_ns, graph.stat().st_ctime_ns]
+    record.write_bytes(msgspec.json.encode(content))
+
+
+def answer(model: runtime.Model) -> list[float]:
+    scores = model(question())["scores"][0]
+    model.close()
+    return [round(float(each), 4) for each in scores]
+
+
+def test_what_was_made_ready_is_loaded_so_and_answers_the_same(contender: Contender, kept: Kept) -> None:
+    assert "packed" in readiness.make_ready(contender, kept, ANY_SIZE)
+    model, fault = readiness.load_ready(contender.source, kept)
+    assert (answer(model), fault) == (answer(contender.source.load()), "")
+    readiness.make_ready(contender, kept, ANY_SIZE)
+    assert form(kept).is_dir()
+
+
+def test_small_models_are_not_worth_preparing(contender: Contender, kept: Kept) -> None:
+    assert readiness.make_ready(contender, kept, Effort(tune_s=0.0)) == "nothing to prepare"
+    assert not kept.prepared.exists()
+
+
+def test_a_prepared_form_that_does_not_load_is_forgotten_and_the_model_loads_as_it_is(contender: Contender, kept: Kept) -> None:
+    readiness.make_ready(contender, kept, ANY_SIZE)
+    spoil(form(kept))
+    model, fault = readiness.load_ready(contender.source, kept)
+    assert answer(model) == answer(contender.source.load())
+    assert "does not work" in fault
+    assert list(kept.prepared.iterdir()) == []
+    assert readiness.load_ready(contender.source, kept)[1] == ""
+
+
+def test_what_was_tuned_is_neither_measured_again_nor_left_out_when_preparing(contender: Contender, kept: Kept) -> None:
+    measurement.remember(kept.tuned, kept.key(contender.source), choice("onnx", threads=1, level="basic"))
+    said = readiness.make_ready(contender, kept, Effort(tune_s=60.0, smallest_bytes=0))
+    assert said.startswith("onnx · 1 thread · basic optimisation; ")
+    record = msgspec.json.decode((form(kept) / "prepared.json").read_bytes())
+    assert record["key"]["session_options"]["graph_optimization_level"] == "basic"
+    model, fault = readiness.load_ready(contender.source, kept, threads=4)
+    assert (answer(model), fault) == (answer(contender.source.load()), "")
+
+
+def test_tuning_is_measured_within_its_time(contender: Contender, kept: Kept) -> None:
+    assert readiness.make_ready(contender, kept, Effort(tune_s=0.5)).startswith("onnx · ")
+    assert measurement.recall(kept.tuned, kept.key(contender.source)) is not None
+
+
+def test_forgetting_what_is_not_there_is_no_error(contender: Contender, kept: Kept) -> None:
+    readiness.forget(contender.source, kept)
+
+
+def test_what_cannot_be_prepared_says_so_and_loads_as_it_is(tmp_path: Path, contender: Contender, kept: Kept) -> None:
+    kept.cache.mkdir()
+    kept.prepared.write_bytes(b"no directory")
+    with pytest.raises((CannotPrepare, OSError)):
+        readiness.make_ready(contender, kept, ANY_SIZE)
+    assert answer(readiness.load_ready(contender.source, kept)[0]) == answer(contender.source.load())
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """Two variants, of which the second answers otherwise."""
+    release = make_release(tmp_path / "release", "1.0.0", damages=(0.0, 0.5))
+    manifest = msgspec.structs.replace(release.manifest, labels=tuple("0123456789"))
+    places = {path.name: path for path in release.files.values()}
+    return write_bundle(tmp_path / "bundle", manifest, places).directory
+
+
+def test_a_bundle_is_loaded_as_its_publisher_prefers_with_its_labels(bundle: Path) -> None:
+    model = runtime.load(bundle)
+    assert model.labels == tuple("0123456789")
+    assert answer(model) == answer(sources.find(bundle).load())
+
+
+def test_a_bundle_gives_the_variant_that_is_named(bundle: Path) -> None:
+    assert answer(runtime.load(bundle, variant="float-1")) == answer(sources.find(bundle, variant="float-1").load())
+    with pytest.raises(ModelRejected, match=r"has no variant 'int4'. It has: float-0, float-1"):
+        runtime.load(bundle, variant="int4")
+
+
+def test_a_bundle_gives_the_variant_that_tuning_chose(bundle: Path, tmp_path: Path) -> None:
+    key = measurement.key_of(sources.find(bundle).identity.manifest)
+    measurement.remember(tmp_path / "cache", key, choice("float-1", threads=1))
+    second = answer(sources.find(bundle, variant="float-1").load())
+    assert answer(runtime.load(bundle, cache=tmp_path / "cache")) == second
+    assert answer(runtime.load(bundle)) != second
+    assert answer(runtime.load(bundle, variant="float-0", cache=tmp_path / "cache")) != second
+
+
+def test_a_cache_that_knows_nothing_changes_nothing(bundle: Path, tmp_path: Path) -> None:
+    assert answer(runtime.load(bundle, cache=tmp_path / "cache")) == answer(runtime.load(bundle))
+
+
+def test_a_bundle_brings_its_own_options(bundle: Path) -> None:
+    with pytest.raises(ModelRejected, match="Leave them out"):
+        runtime.load(bundle, labels=("a",))
+
+
+def test_a_bare_file_has_no_variants(tmp_path: Path) -> None:
+    with pytest.raises(ModelRejected, match="has no variants"):
+        runtime.load(models.linear_classifier(tmp_path / "m.onnx"), variant="int8")
+
+
+def test_a_directory_without_a_manifest_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelRejected, match="is not a file"):
+        runtime.load(tmp_path)
+
+
+def test_a_bundle_whose_file_was_changed_is_refused(bundle: Path) -> None:
+    file = sources.find(bundle).path
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ModelRejected, match="digest differs"):
+        runtime.load(bundle)
+
+
+def test_one_array_is_enough_for_a_bundle_of_one_input(bundle: Path) -> None:
+    model = runtime.load(bundle)
+    scores = model.predict(models.samples(3)[0])
+    assert isinstance(scores, np.ndarray)
+    assert scores.shape == (3, 10)
+    with pytest.raises(InvalidInput):
+        model.predict([1, 2, 3])
+    model.close()
