@@ -29,6 +29,7 @@ _WIDE: Final = 3
 """A model that gives back fewer numbers than this is no autoencoder."""
 _ROUNDS_AT_LEAST: Final = 7
 _ROUNDS_AT_MOST: Final = 300
+_PATIENCE: Final = 4
 _SLOT_SECONDS: Final = 0.001
 """Each timing covers so many calls that the clock's own resolution does not matter, and no more: on a busy machine short ones
 run undisturbed more often."""
@@ -178,9 +179,10 @@ def latencies(
     stopwatch: Stopwatch = time.process_time,
     clock: Stopwatch = time.perf_counter,
 ) -> dict[str, float]:
-    """Seconds of one single-sample call, per model: the best of many rounds, taken for about `seconds` of the `clock` in all.
+    """Seconds of one single-sample call, per model: the best of many rounds, taken for about `seconds` in all.
 
-    `stopwatch` counts this process's own work: models run on one thread, and what else runs on the machine is not theirs.
+    `stopwatch` counts this process's own work: models run on one thread, and what else runs on the machine is not theirs. On a
+    busy machine that takes longer, by the `clock` at most `_PATIENCE` times `seconds`.
     Interleaved: every round times every model, so that a machine that gets slower slows all alike. The best
     round counts, because what else runs on the machine can only add to a time.
     """
@@ -188,11 +190,11 @@ def latencies(
     order = list(models.items())
     calls = {name: _calls_per_slot(model, sample, stopwatch) for name, model in models.items()}
     measured: dict[str, list[float]] = {name: [] for name in models}
-    start = clock()
+    start, began = stopwatch(), clock()
     for at in range(_ROUNDS_AT_MOST):
         for name, model in order if at % 2 else reversed(order):
             measured[name].append(_time(model, sample, calls[name], stopwatch))
-        if at + 1 >= _ROUNDS_AT_LEAST and clock() - start > seconds:
+        if at + 1 >= _ROUNDS_AT_LEAST and (stopwatch() - start > seconds or clock() - began > _PATIENCE * seconds):
             break
     return {name: min(times) for name, times in measured.items()}
 
