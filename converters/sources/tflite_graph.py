@@ -64,7 +64,7 @@ class Writer:
         self._count = 0
         self._values: dict[int, dict[Order, str]] = {at: {"last": name} for at, name in zip(inputs, names, strict=True)}
         self._inputs = [
-            helper.make_tensor_value_info(name, _element(tensors[at]), ["batch", *tensors[at].shape[1:]])
+            helper.make_tensor_value_info(name, element(tensors[at]), ["batch", *tensors[at].shape[1:]])
             for at, name in zip(inputs, names, strict=True)
         ]
         self._taken = set(names)
@@ -121,7 +121,7 @@ class Writer:
             name = tensor.name if tensor.name not in self._taken else self._new("output")
             self._taken.add(name)
             self._nodes.append(helper.make_node("Identity", [self.value(at)], [name]))
-            made.append(helper.make_tensor_value_info(name, _element(tensor), ["batch", *tensor.shape[1:]]))
+            made.append(helper.make_tensor_value_info(name, element(tensor), ["batch", *tensor.shape[1:]]))
         weights = [numpy_helper.from_array(values, name) for name, values in self._constants.items()]
         graph = helper.make_graph(self._nodes, "tflite", self._inputs, made, weights)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
@@ -131,7 +131,8 @@ class Writer:
         return self._new(prefix) if f"{prefix}{self._count}" in self._taken else f"{prefix}{self._count}"
 
 
-def _element(tensor: Tensor) -> int:
+def element(tensor: Tensor) -> int:
+    """ONNX' number for a tensor's type. Raises `SourceRejected`."""
     try:
         return int(helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)))
     except (TypeError, KeyError) as error:

@@ -11,12 +11,12 @@ from typing import Any, Final
 import numpy as np
 
 from converters.errors import SourceRejected
-from converters.sources.tflite_graph import Array, Operator, Order, Tensor, Writer
+from converters.sources.tflite_graph import Array, Operator, Order, Tensor, Writer, element
 
 _UNARY: Final = {
     "ABS": "Abs", "CEIL": "Ceil", "COS": "Cos", "ELU": "Elu", "EXP": "Exp", "FLOOR": "Floor", "HARD_SWISH": "HardSwish",
-    "LOG": "Log", "LOGISTIC": "Sigmoid", "NEG": "Neg", "RELU": "Relu", "ROUND": "Round", "SIN": "Sin", "SQRT": "Sqrt",
-    "TANH": "Tanh",
+    "LOG": "Log", "LOGISTIC": "Sigmoid", "NEG": "Neg", "RELU": "Relu", "ROUND": "Round", "SIGN": "Sign", "SIN": "Sin",
+    "SQRT": "Sqrt", "TANH": "Tanh",
 }  # fmt: skip
 _BINARY: Final = {
     "ADD": "Add", "DIV": "Div", "MAXIMUM": "Max", "MINIMUM": "Min", "MUL": "Mul", "POW": "Pow", "SUB": "Sub",
@@ -321,6 +321,41 @@ def _sliced(
     writer.give(operator.outputs[0], made)
 
 
+def _gather(writer: Writer, operator: Operator) -> None:
+    table, indices = operator.inputs
+    assert not operator.options.batchDims, "it looks up batch by batch"
+    assert operator.options.axis or writer.constant(table) is not None, "it takes some samples"
+    made = writer.add("Gather", [writer.value(table), writer.value(indices)], axis=operator.options.axis)
+    writer.give(operator.outputs[0], made)
+
+
+def _cast(writer: Writer, operator: Operator) -> None:
+    order = _order_of(writer, operator.inputs[0])
+    wanted = element(writer.tensors[operator.outputs[0]])
+    writer.give(operator.outputs[0], writer.add("Cast", [writer.value(operator.inputs[0], order)], to=wanted), order)
+
+
+def _extreme(writer: Writer, operator: Operator) -> None:
+    axis = writer.constant(operator.inputs[1])
+    assert axis is not None, "its axis is computed"
+    kind = "ArgMax" if operator.kind == "ARG_MAX" else "ArgMin"
+    found = writer.add(kind, [writer.value(operator.inputs[0])], axis=int(axis.reshape(-1)[0]), keepdims=0)
+    wanted = element(writer.tensors[operator.outputs[0]])
+    writer.give(operator.outputs[0], writer.add("Cast", [found], to=wanted))
+
+
+def _split_unevenly(writer: Writer, operator: Operator) -> None:
+    given, sizes, axis = operator.inputs
+    found, at = writer.constant(sizes), writer.constant(axis)
+    assert found is not None, "its sizes are computed"
+    assert at is not None, "its axis is computed"
+    parts = writer.keep(found.astype(np.int64))
+    number = int(at.reshape(-1)[0])
+    names = writer.add_several("Split", [writer.value(given), parts], len(operator.outputs), axis=number)
+    for output, name in zip(operator.outputs, names, strict=True):
+        writer.give(output, name)
+
+
 def _split(writer: Writer, operator: Operator) -> None:
     axis = writer.constant(operator.inputs[0])
     assert axis is not None, "its axis is computed"
@@ -344,7 +379,7 @@ def _resize(writer: Writer, operator: Operator) -> None:
     given, made = (writer.tensors[at].shape for at in (operator.inputs[0], operator.outputs[0]))
     how = "align_corners" if told.alignCorners else "half_pixel" if told.halfPixelCenters else "asymmetric"
     scales = np.array([1, 1, made[1] / given[1], made[2] / given[2]], np.float32)
-    rounding = {} if linear else {"nearest_mode": "round_prefer_ceil" if told.alignCorners else "floor"}
+    rounding = {} if linear else {"nearest_mode": "floor" if how == "asymmetric" else "round_prefer_ceil"}
     value = writer.value(operator.inputs[0], "first")
     mode = "linear" if linear else "nearest"
     made_value = writer.add(
@@ -381,11 +416,14 @@ _RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(("SOFTMAX", "LOG_SOFTMAX"), _softmax),
     **dict.fromkeys(("PAD", "PADV2", "MIRROR_PAD"), _pad),
     **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), _resize),
+    **dict.fromkeys(("ARG_MAX", "ARG_MIN"), _extreme),
     "BATCH_MATMUL": _batch_matmul,
+    "CAST": _cast,
     "CONCATENATION": _concatenation,
     "DEPTH_TO_SPACE": _depth_to_space,
     "DEQUANTIZE": _dequantize,
     "FULLY_CONNECTED": _fully_connected,
+    "GATHER": _gather,
     "GELU": _gelu,
     "LEAKY_RELU": _leaky,
     "PRELU": _prelu,
@@ -393,6 +431,7 @@ _RULES: Final[dict[str, Rule]] = {
     "SLICE": _slice,
     "SPACE_TO_DEPTH": _depth_to_space,
     "SPLIT": _split,
+    "SPLIT_V": _split_unevenly,
     "SQUARE": _square,
     "SQUARED_DIFFERENCE": _squared_difference,
     "STRIDED_SLICE": _strided_slice,
