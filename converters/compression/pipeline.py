@@ -178,17 +178,16 @@ def _data(given: Source, work: Path, data: _Samples) -> tuple[Dataset, str, eval
         samples = _dataset(data.train, model.inputs)
         if len(samples) < TRAINING_AT_LEAST:
             raise DataRejected(f"The training data has {len(samples)} samples; at least {TRAINING_AT_LEAST} are needed.")
-        judging = {"--data": data.calibration, "--evaluate": data.evaluate}
-        remarks = [
-            check_disjoint(samples, _dataset(each, model.inputs), what) for what, each in judging.items() if each is not None
-        ]
+        given_to = {"--data": data.calibration, "--evaluate": data.evaluate}
+        judging = {what: _dataset(each, model.inputs) for what, each in given_to.items() if each is not None}
+        remarks = [check_disjoint(samples, each, what) for what, each in judging.items()]
+        if any(evaluation.anomaly_metric(model.inputs, model.outputs, each) is not None for each in judging.values()):
+            samples = replace(samples, labels=None)  # they tell no class that the model could answer
         wanted = evaluation.run(model, samples, batch=evaluation.batch_size(model.inputs, given.path))
         if not all_finite(wanted):
             raise DataRejected(
                 "The given model answers NaN or infinity on the training data. Clean it, or look at its scaling."
             )
-        if evaluation.anomaly_metric(model.inputs, model.outputs, samples) is not None:
-            samples = replace(samples, labels=None)  # they tell no class that the model could answer
         told = evaluation.class_output(model.outputs, wanted, samples.labels)
     except RecipeFailed as error:
         raise SourceRejected(f"{given.path} {error}.") from error

@@ -167,9 +167,9 @@ def check_factory(text: str) -> None:
 
 
 def _check(recipe: TrainingRecipe) -> None:
-    _check_schedule(recipe.name, recipe.schedule)
     if isinstance(recipe, PruneRecipe | SparseRecipe):
         _check_amount(recipe)
+    _check_schedule(recipe.name, recipe.schedule)
     if isinstance(recipe, PruneRecipe) and not 1 <= recipe.multiple <= GROUP_AT_MOST:
         raise SettingsRejected(f"multiple = {recipe.multiple} of {recipe.name} is not from 1 to {GROUP_AT_MOST}.")
     if isinstance(recipe, NMPruneRecipe) and not 0 < recipe.n < recipe.m <= GROUP_AT_MOST:
