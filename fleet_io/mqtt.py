@@ -80,13 +80,14 @@ class MqttTransport:
     def __init__(
         self,
         broker: Broker,
-        identity: Identity,
+        identity: Identity | None,
         *,
         client_id: str,
         chance: Chance,
         will: Will | None = None,
         keepalive_s: int = KEEPALIVE_S,
     ) -> None:
+        """Without an `identity` the connection is neither encrypted nor ours alone: for brokers that are no fleet's."""
         self._broker = broker
         self._keepalive_s = keepalive_s
         self._chance = chance
@@ -149,9 +150,10 @@ class MqttTransport:
                 self._unsent.popleft()
             return len(self._unsent) < UNDER_WAY
 
-    def _make_client(self, client_id: str, identity: Identity, will: Will | None) -> paho.Client:
+    def _make_client(self, client_id: str, identity: Identity | None, will: Will | None) -> paho.Client:
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5, reconnect_on_failure=False)
-        client.tls_set_context(_client_context(identity))
+        if identity is not None:
+            client.tls_set_context(_client_context(identity))
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(IN_FLIGHT)
         client.max_queued_messages_set(UNDER_WAY)

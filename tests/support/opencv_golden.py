@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2  # type: ignore[import-not-found]  # see above
+import cv2
 import numpy as np
 
 FILE = Path(__file__).with_suffix(".npz")
