@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := dev
 
-.PHONY: help demo test lint format bench soak clean
+.PHONY: help demo test lint format bench soak heavy clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -19,7 +19,7 @@ demo: $(VENV)/.ready ## Watch one model's whole life on a small fleet (about a m
 
 test: $(VENV)/.ready ## Run all tests but the soak tests
 	@scripts/set-up-mosquitto
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak and not heavy"
 	@PYTHON="$(PYTHON)" scripts/test-tflite-runtime "$(VENV)-tflite-runtime"
 
 lint: $(VENV)/.ready ## Check style, types and architecture
@@ -40,5 +40,11 @@ soak: $(VENV)/.ready ## Run the tests that take minutes
 	@scripts/set-up-mosquitto
 	@$(BIN)/python -m pytest -m soak --timeout 1800
 
+heavy: .venv-heavy/.ready ## Run the tests that need TensorFlow and PyTorch (gigabytes)
+	@.venv-heavy/bin/python -m pytest -m heavy --timeout 900
+
+.venv-heavy/.ready: pyproject.toml constraints.txt scripts/set-up
+	@PYTHON="$(PYTHON)" scripts/set-up .venv-heavy "$(EXTRAS),tensorflow,torch"
+
 clean: ## Remove what was built and measured here
-	@rm -rf $(VENV) $(VENV)-tflite-runtime dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .edgeward
+	@rm -rf $(VENV) .venv-heavy $(VENV)-tflite-runtime dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .edgeward
