@@ -205,12 +205,11 @@ class _OpenInference:
 
     async def _model_ready(self, asked: Message) -> object:
         try:
-            await self._answering.described(asked.name, asked.version or None)
+            return {"ready": self._facts.model_ready(asked.name, asked.version or None)}
         except Refused as refusal:
             if refusal.response.status != 404:
                 raise
             return {"ready": False}
-        return {"ready": True}
 
     async def _metadata(self, asked: Message) -> object:
         return oip_facts.metadata(await self._answering.described(asked.name, asked.version or None))

@@ -75,10 +75,11 @@ class OpenInference:
         if rest not in ([], ["ready"], ["config"], ["stats"], ["shadow"]):
             raise exchange.nothing_here("A model has /infer, /ready, /config, /stats and /shadow.")
         exchange.only("GET")
+        if rest == ["ready"]:
+            ready = self._facts.model_ready(name, version)
+            return json_response({"name": name, "ready": ready}, 200 if ready else 503)
         served = await self._answering.described(name, version)
         match rest:
-            case ["ready"]:
-                return json_response({"name": name, "ready": True})
             case ["config"]:
                 return json_response(oip_facts.config(served))
             case ["stats"]:

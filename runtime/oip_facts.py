@@ -45,6 +45,13 @@ class OpenInferenceFacts:
         """Whether any model answers."""
         return bool(self._answering.host.identities())
 
+    def model_ready(self, name: str, version: str | None) -> bool:
+        """Whether it answers when it is asked; one that is loaded on demand is not loaded for this. Raises `Refused` (404)."""
+        host = self._answering.host
+        if host.at_hand(name):
+            return not self._answering.describe(name, version).stuck
+        return any(each.model == name and version in (None, each.version) for each in host.identities())
+
     def statistics(self, models: Iterable[Served]) -> dict[str, object]:
         """What was counted of these models' active versions."""
         totals = self._answering.statistics

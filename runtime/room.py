@@ -82,6 +82,8 @@ class Served:
     """Seconds since its last answer, or since it was activated."""
     aside: bool = False
     """Whether its requests never run on an event loop's own thread."""
+    stuck: bool = False
+    """Whether every place is taken by a run that hangs: nobody is answered."""
     choice: str = ""
     """Why this engine and device were taken, for people."""
 
@@ -185,6 +187,7 @@ class Room:
         """What there is to say of it."""
         model = self.model
         inside = len(self.inside)
+        hung = self.hung() if inside else 0
         return Served(
             self.identity,
             model.engine,
@@ -194,9 +197,10 @@ class Room:
             self.usage.typical_s,
             inside,
             len(self.line),
-            self.hung() if inside else 0,
+            hung,
             time.perf_counter() - self.used,
             self.limits.aside,
+            hung >= self.places,
             model.choice,
         )
 
