@@ -115,7 +115,7 @@ _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises on bytes that are not the JSON that was asked for."""
 _DECODER: Final = msgspec.json.Decoder(_Request)
 _BOOLEAN: Final = msgspec.json.Decoder(bool)
-_NAMES: Final = {numpy_name: datatype for datatype, numpy_name in NUMPY_NAMES.items()}
+_NAMES: Final = {np.dtype(numpy_name): datatype for datatype, numpy_name in NUMPY_NAMES.items()}
 
 
 class _Wishes(msgspec.Struct, frozen=True):
@@ -204,7 +204,7 @@ def chosen(
 
 def datatype_of(array: Array) -> DataType:
     """The array's datatype as the protocol names it."""
-    return _NAMES[array.dtype.name]
+    return _NAMES[array.dtype]
 
 
 def _opened(body: bytes | memoryview, header_length: int | None) -> tuple[_Request, oip_binary.Section | None]:

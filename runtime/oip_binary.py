@@ -23,6 +23,7 @@ HEADER: Final = b"inference-header-content-length"
 ALIGNMENT: Final = 16
 """Suits every number that there is; bytearrays begin at its multiples."""
 _LENGTH_DIGITS: Final = 19
+_NATIVE: Final = sys.byteorder == "little"
 _COUNT: Final = struct.Struct("<I")
 _WIRE: Final[dict[DataType, np.dtype[Any]]] = {
     datatype: np.dtype(name) if sys.byteorder == "little" else np.dtype(name).newbyteorder("<")
@@ -83,6 +84,11 @@ def write(array: Array) -> bytes | memoryview:
         return b"".join(part for text in array.flat for part in _counted(text))
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def packed(array: Array) -> bytes:
+    """The same as bytes of their own."""
+    return array.tobytes() if _NATIVE and array.dtype.kind != "O" else bytes(write(array))
 
 
 def _numbers(name: str, datatype: DataType, shape: tuple[int, ...], raw: memoryview) -> Array:

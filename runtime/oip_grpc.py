@@ -84,7 +84,7 @@ def encode_response(inference: Inference, message: Message, request: oip.InferRe
         answer.parameters["finite"].bool_param = False
     for wanted, array in oip.chosen(inference.outputs, request, inference.labels):
         answer.outputs.add(name=wanted.name, datatype=oip.datatype_of(array), shape=array.shape)
-        answer.raw_output_contents.append(bytes(oip_binary.write(array)))
+        answer.raw_output_contents.append(oip_binary.packed(array))
     return bytes(answer.SerializeToString())
 
 

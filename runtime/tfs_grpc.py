@@ -249,4 +249,4 @@ def _put(tensor: Message, array: Array) -> None:
     if datatype == "BYTES":
         tensor.string_val.extend([each if isinstance(each, bytes) else str(each).encode() for each in array.flat])
     else:
-        tensor.tensor_content = bytes(oip_binary.write(array))
+        tensor.tensor_content = oip_binary.packed(array)
