@@ -29,7 +29,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from converters.equalize import equalize
 from converters.errors import RecipeFailed
-from converters.graph_view import GraphView
+from converters.graph_view import GraphView, layer_weights
 from converters.lossless import PROOF_DB, likeness, simplify, strip_names
 from converters.ranges import Ranges
 from converters.recipe import (
@@ -51,6 +51,7 @@ from converters.weights import halve_weights, quantize_tables, quantize_weights
 
 Batch = dict[str, NDArray[Any]]
 
+_ACTIVATIONS: Final = ("Relu", "Clip")
 _AXIS_OPSET: Final = 13
 """The first opset whose DequantizeLinear has one scale a channel."""
 
@@ -120,7 +121,7 @@ class Quantizer:
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,
                 calibration_providers=["CPUExecutionProvider"],
-                nodes_to_exclude=list(recipe.excluded),
+                nodes_to_exclude=_with_partners(model, recipe.excluded),
                 extra_options=options,
             )
             made = onnx.load_model(str(target))
@@ -227,6 +228,16 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships
     def get_next(self) -> Batch | None:
         """The next batch, or None after the last."""
         return next(self._batches, None)
+
+
+def _with_partners(model: onnx.ModelProto, excluded: Iterable[str]) -> list[str]:
+    """These nodes, the layers whose activation they are, and the activations of the layers among them."""
+    view, wanted = GraphView(model), set(excluded)
+    for node in view.nodes:
+        maker = view.maker(node.input[0]) if node.op_type in _ACTIVATIONS and node.input else None
+        if maker is not None and layer_weights(maker) is not None and wanted & {node.name, maker.name}:
+            wanted |= {node.name, maker.name}
+    return sorted(wanted)
 
 
 def _flatten_biases(model: onnx.ModelProto) -> None:

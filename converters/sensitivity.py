@@ -16,7 +16,7 @@ from converters.graph_view import GraphView
 from converters.observe import Batch, observe
 from runtime import parity
 
-_LIMIT_DB: Final = parity.SQNR_LIMIT_DB
+_SAMPLES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -30,31 +30,49 @@ class NodeNoise:
 
 
 def node_noise(before: onnx.ModelProto, after: onnx.ModelProto, batches: Iterable[Batch]) -> list[NodeNoise]:
-    """Every node of `before` whose output `after` computes too, worst first. Only the first batch is looked at.
+    """Every node of `before` whose output `after` computes too, worst first. Only the first samples are looked at.
 
     Raises `RecipeFailed` where a model does not run.
     """
-    first = next(iter(batches))
-    view = GraphView(before)
-    there = {name for node in after.graph.node for name in node.output}
-    names = [node.output[0] for node in view.nodes if node.output[0] in there]
-    one, other = ({} if not names else next(observe(model, names, [first])) for model in (before, after))
+    first = {name: values[:_SAMPLES] for name, values in next(iter(batches)).items()}
+    view, quantized = GraphView(before), GraphView(after)
+    there = {name for node in quantized.nodes for name in node.output}
+    places = {node.output[0]: _unpacked(quantized, node.output[0]) for node in view.nodes if node.output[0] in there}
+    if not places:
+        return []
+    one, other = next(observe(before, list(places), [first])), next(observe(after, list(places.values()), [first]))
     ratios = {
-        name: parity.sqnr_db(one[name], other[name])
-        for name in names
-        if one[name].dtype == np.float32 and one[name].shape == other[name].shape
+        name: parity.sqnr_db(one[name], other[place])
+        for name, place in places.items()
+        if one[name].dtype == np.float32 and one[name].shape == other[place].shape
     }
     return rank(view.nodes, ratios)
+
+
+def _unpacked(view: GraphView, value: str) -> str:
+    """Where a value stands as the nodes behind it see it: packed into 8 bits and out again.
+
+    Before that it may be what a ReLU has not cut off yet: the packing does it instead.
+    """
+    for reader in view.readers(value):
+        if reader.node.op_type == "QuantizeLinear" and reader.position == 0:
+            for packed in view.readers(reader.node.output[0]):
+                if packed.node.op_type == "DequantizeLinear":
+                    return str(packed.node.output[0])
+    return value
 
 
 def rank(nodes: Sequence[onnx.NodeProto], sqnr_db: Mapping[str, float]) -> list[NodeNoise]:
     """The nodes whose outputs were measured, by the noise that each adds, most first; ties in order of computation."""
     found = []
+    shares: dict[str, float] = {}
     for node in nodes:
+        came = max((shares.get(each, 0.0) for each in node.input), default=0.0)
+        for name in node.output:  # what was not measured passes on what came in
+            shares[name] = _share(sqnr_db[name]) if name in sqnr_db else came
         name = node.output[0]
         if name in sqnr_db:
-            came = max((_share(sqnr_db.get(each, _LIMIT_DB)) for each in node.input), default=0.0)
-            found.append(NodeNoise(node.name, node.op_type, sqnr_db[name], max(0.0, _share(sqnr_db[name]) - came)))
+            found.append(NodeNoise(node.name, node.op_type, sqnr_db[name], max(0.0, shares[name] - came)))
     return sorted(found, key=lambda each: -each.added)
 
 
