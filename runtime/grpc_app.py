@@ -18,8 +18,10 @@ from runtime import oip_facts, oip_grpc, tfs_grpc
 from runtime.answering import INLINE_BYTES, Answering, Question, Wishes, Work, wishes_of
 from runtime.errors import MalformedRequest
 from runtime.exchange import BODY_TIMEOUT_S, Refused, Response
+from runtime.experiment import KEY_HEADER
 from runtime.grpc_messages import filled, message_class, parsed
 from runtime.oip_facts import Change, OpenInferenceFacts
+from runtime.patience import Patience
 from runtime.repository import Repository
 from runtime.tfs_questions import number_output, predicted, scores_output
 from runtime.traces import trace_of
@@ -84,6 +86,7 @@ class GrpcApplication:
 
     def __init__(self, answering: Answering, repository: Repository | None, *, token: str | None) -> None:
         self._answering = answering
+        self._patience = Patience()
         self._token = None if token is None else f"Bearer {token}".encode()
         methods = (_OpenInference(answering, repository).methods(), _TensorFlowServing(answering).methods())
         self.methods: dict[str, Method] = {path: method for each in methods for path, method in each.items()}
@@ -122,8 +125,7 @@ class GrpcApplication:
 
     async def _next(self, read: Read, patience: float) -> bytes | None:
         try:
-            async with asyncio.timeout(patience):
-                return await read()
+            return await self._patience.wait(read(), patience)
         except TimeoutError as error:
             raise Refused(408, f"No whole message arrived within {patience:g} s.") from error
 
@@ -289,7 +291,8 @@ async def _read(answering: Answering, kind: Message, body: bytes) -> Message:
 def _wishes(call: Call, timeout_us: int | None, level: int) -> Wishes:
     """What the message says of its time and importance; where it says nothing of its time, the call's deadline."""
     wishes = wishes_of(timeout_us, level)
-    return wishes if wishes.timeout_s is not None else Wishes(call.time_remaining(), wishes.priority)
+    timeout_s = call.time_remaining() if wishes.timeout_s is None else wishes.timeout_s
+    return Wishes(timeout_s, wishes.priority, _said(call, KEY_HEADER.decode()) or None)
 
 
 def _said(call: Call, name: str) -> str:
