@@ -1,0 +1,111 @@
+"""docs/pool.md says what is so, and `edgeward serve` does with several models what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from runtime import errors, prometheus_text
+from runtime.answering import refusal
+from runtime.room import ModelIdentity
+from runtime.serving import Standing
+from tests.support import models
+from tests.support.central_side import edgeward
+
+PAGE = (Path(__file__).parents[2] / "docs" / "pool.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    for name in ("digits", "faces"):
+        models.linear_classifier(tmp_path / f"{name}.onnx")
+    return tmp_path
+
+
+def test_its_programs_run_and_print_what_they_say(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(directory)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+    exec(compile(code, "docs/pool.md", "exec"), {})
+    said = re.findall(r"^print.*?  # (.*)$", code, re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == said
+
+
+def test_its_errors_are_said_over_http_as_it_says() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (\d+)(?:, `Retry-After: (\d+)`)? \|$", PAGE, re.MULTILINE)
+    assert len(rows) == 4
+    for name, status, retry in rows:
+        response = refusal(getattr(errors, name)("why")).response
+        assert (response.status, dict(response.headers)) == (int(status), {b"retry-after": retry.encode()} if retry else {})
+
+
+def test_its_metrics_are_those_of_a_pool() -> None:
+    standing = Standing(ModelIdentity("m", "1", "sha256:", "v"), 1, 1, 1)
+    shown = prometheus_text.exposition({}, [], {}, 0, standings=[standing]).decode()
+    for name in re.findall(r"^\| `(edgeward_\w+)`", PAGE, re.MULTILINE):
+        assert f'{name}{{model="m",version="1"}} 1' in shown
+
+
+@pytest.fixture
+def served(directory: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, object]]:
+    options = (sys.executable, "-m", "edgeward", "serve", "digits.onnx", "faces.onnx", "--port", "0", "--json", *request.param)
+    process = subprocess.Popen(options, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = [""]
+    while lines[-1] != "}\n":
+        lines.append(process.stdout.readline())
+        assert lines[-1], "serve ended before it said where it listens"
+    yield json.loads("".join(lines))
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+
+
+BODY = {"instances": [[0.0] * 64]}
+
+
+@pytest.mark.parametrize("served", [("--memory-budget", "200MB", "--timeout", "30")], indirect=True)
+def test_several_models_are_served_within_a_budget(served: dict[str, object]) -> None:
+    assert served["models"] == [{"model": "digits", "version": "0.0.0"}, {"model": "faces", "version": "0.0.0"}]
+    with httpx.Client(base_url=str(served["url"]), timeout=60) as client:
+        assert client.get("/v2/models/faces/ready").status_code == 200
+        for name in ("digits", "faces"):
+            assert client.post(f"/v1/models/{name}:predict", json=BODY).status_code == 200
+        assert 'edgeward_model_loads_total{model="faces",version="0.0.0"} 1' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("served", [("--isolate", "--threads", "1")], indirect=True)
+def test_isolated_models_are_served(served: dict[str, object]) -> None:
+    assert [str(each["engine"]).endswith(", isolated") for each in served["models"]] == [True, True]  # type: ignore[attr-defined]  # JSON
+    with httpx.Client(base_url=str(served["url"]), timeout=60) as client:
+        for _ in range(3):
+            assert client.post("/v1/models/digits:predict", json=BODY).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--memory-budget", "much"), "'much' is no size"),
+        (("--max-waiting", "-1"), "--max-waiting"),
+        (("--timeout", "0"), "--timeout"),
+    ],
+)
+def test_what_is_no_bound_is_a_usage_error(directory: Path, options: tuple[str, str], message: str) -> None:
+    done = edgeward("serve", directory / "digits.onnx", *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_two_models_of_one_name_are_refused(directory: Path) -> None:
+    done = edgeward("serve", directory / "digits.onnx", directory / "digits.onnx")
+    assert done.returncode == 2
+    assert "are both called digits" in done.stderr
