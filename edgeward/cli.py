@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, str]] = {
     "rollout": "Bring a release to a cohort, and watch it.",
     "serve": "Answer requests for one model on localhost.",
     "status": "Show the fleet at a glance.",
+    "stream": "Run a model on all that comes from a directory, camera, pipe or topic.",
     "tune": "Find the fastest way to run a model on this device.",
     "up": "Start the central side on this machine.",
     "verify": "Check that a bundle is whole.",
@@ -51,6 +52,7 @@ EXTRAS: Final[dict[str, str]] = {
     "rollout": "fleet",
     "serve": "device",
     "status": "fleet",
+    "stream": "device",
     "tune": "device",
     "up": "fleet",
 }

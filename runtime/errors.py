@@ -47,6 +47,10 @@ class MemoryBudgetExceeded(RuntimeFailure):
     """There is no room for this model within the memory budget. Raise the budget, or use a smaller variant."""
 
 
+class StreamBroken(RuntimeFailure):
+    """Where a stream's items come from, or its results go, is gone or cannot be used. The message says which."""
+
+
 class InvalidGolden(RuntimeFailure):
     """The golden file cannot be used. Publish the release again with a sound one."""
 

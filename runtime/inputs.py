@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -37,13 +37,42 @@ def read(path: Path, specs: tuple[TensorSpec, ...]) -> dict[str, Array]:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}. Check the path.") from error
     except _BROKEN as error:
         raise InvalidInput(f"{path} cannot be read as {path.suffix or 'a file without a suffix'}: {error}.") from error
+    return _all_fitted(values, specs, str(path))
+
+
+def from_json(content: bytes, specs: tuple[TensorSpec, ...], *, pictured: Collection[str] = ()) -> dict[str, Array]:
+    """The same out of JSON itself. The inputs `pictured` may be pictures: a base64 text, or a list of them.
+
+    Raises `InvalidInput`.
+    """
+    try:
+        values = _from_json(content)
+    except _BROKEN as error:
+        raise InvalidInput(f"The JSON cannot be read: {error}.") from error
+    return _all_fitted(values, specs, "The JSON", pictured)
+
+
+def _all_fitted(
+    values: Mapping[str, Value] | Value, specs: tuple[TensorSpec, ...], what: str, pictured: Collection[str] = ()
+) -> dict[str, Array]:
     if not isinstance(values, Mapping):
         if len(specs) != 1:
             wanted = ", ".join(spec.name for spec in specs)
-            raise InvalidInput(f"{path} holds one array and the model has the inputs {wanted}. Use .npz with their names.")
+            raise InvalidInput(f"{what} holds one array and the model has the inputs {wanted}. Give arrays by their names.")
         values = {specs[0].name: values}
     known = {spec.name: spec for spec in specs}
-    return {name: _fitted(name, value, known.get(name)) for name, value in values.items()}
+    return {
+        name: _texts(value) if name in pictured and _is_text(value) else _fitted(name, value, known.get(name))
+        for name, value in values.items()
+    }
+
+
+def _is_text(value: Value) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value))
+
+
+def _texts(value: Value) -> Array:
+    return np.array(value if isinstance(value, list) else [value], object)
 
 
 def _values(path: Path) -> Mapping[str, Value] | Value:
@@ -55,10 +84,13 @@ def _values(path: Path) -> Mapping[str, Value] | Value:
         array: Array = np.load(path, allow_pickle=False)
         return array
     if path.suffix == ".json":
-        content = path.read_bytes()
-        tree = msgspec.json.decode(content)
-        return oip.decode_request(content).inputs if isinstance(tree, dict) and isinstance(tree.get("inputs"), list) else tree
+        return _from_json(path.read_bytes())
     raise InvalidInput(f"{path} is none of .npy, .npz and .json. Save the input as one of these.")
+
+
+def _from_json(content: bytes) -> Mapping[str, Value] | Value:
+    tree = msgspec.json.decode(content)
+    return oip.decode_request(content).inputs if isinstance(tree, dict) and isinstance(tree.get("inputs"), list) else tree
 
 
 def _fitted(name: str, value: Value, spec: TensorSpec | None) -> Array:

@@ -1,0 +1,346 @@
+"""A stream holds back or drops, as it was told; counts what it dropped; and outlives bad items and kills."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pytest
+
+from runtime import Model, ModelHost
+from runtime.errors import StreamBroken
+from runtime.sources import find
+from runtime.streaming import Answered, Counts, Item, Line, Policy, Stream
+from runtime.streaming.directory import DirectoryItems, Seen
+from runtime.streaming.lines import LineItems
+from runtime.streaming.results import CalledResults, FileResults, StreamResults
+from tests.support import models
+from tests.support.waiting import until
+
+LOOK_S = 0.01
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[ModelHost, str, Model]]:
+    source = find(models.linear_classifier(tmp_path / "digits.onnx"))
+    host, model = ModelHost(), source.load()
+    host.activate(source.identity, model)
+    yield host, source.identity.model, model
+    host.deactivate(source.identity.model)
+
+
+def line_of(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+GOOD = line_of([[0.0] * 64])
+
+
+class Given:
+    """A source of items that are there from the start."""
+
+    def __init__(self, items: list[Item], *, can_wait: bool = True) -> None:
+        self.items, self.can_wait = items, can_wait
+        self.settled: list[str] = []
+        self.read_all = threading.Event()
+
+    def read(self, give: Callable[[Item], bool], stop: threading.Event) -> None:
+        for item in self.items:
+            if not give(item):
+                return
+        self.read_all.set()
+
+    def settle(self, item: Item) -> None:
+        self.settled.append(item.name)
+
+
+def streamed(
+    running: Any, source: Any, take: Callable[[Answered], bool | None], policy: Policy = "block", waiting: int = 2
+) -> Counts:
+    host, name, model = running
+    stream = Stream(host, name, model, source, CalledResults(take), policy=policy, waiting=waiting)
+    return stream.run(threading.Event())
+
+
+def test_every_item_is_answered_in_order_and_settled_after_its_result(running: Any) -> None:
+    source = Given([Item(str(at), GOOD) for at in range(20)])
+    taken: list[tuple[str, int]] = []
+    counts = streamed(running, source, lambda answered: taken.append((answered.item, len(source.settled))))
+    assert taken == [(str(at), at) for at in range(20)]
+    assert source.settled == [str(at) for at in range(20)]
+    assert counts == Counts(answered=20)
+
+
+def test_an_item_that_cannot_be_answered_is_a_result_and_the_stream_goes_on(running: Any) -> None:
+    bad: list[Any] = [
+        b"{",
+        b"[1, 2]",
+        b'{"x": 1}',
+        b"\x89PNG",
+        b"",
+        np.zeros((3, 3, 3), np.uint8),
+        Path("/nothing.json"),
+        line_of([["a"] * 64]),
+    ]
+    source = Given([Item(str(at), content) for at, content in enumerate([*bad, GOOD])])
+    results: list[Answered] = []
+    counts = streamed(running, source, results.append)
+    assert counts == Counts(answered=1, failed=len(bad))
+    assert all(each.error and each.outputs is None for each in results[:-1])
+    assert results[-1].outputs is not None
+    assert np.shape(results[-1].outputs["scores"]) == (1, 10)
+
+
+def test_with_block_the_source_waits_and_nothing_is_dropped(running: Any) -> None:
+    source = Given([Item(str(at), GOOD) for at in range(10)])
+    waited: list[bool] = []
+
+    def take(answered: Answered) -> None:
+        waited.append(source.read_all.is_set())
+
+    assert streamed(running, source, take).dropped == 0
+    assert not waited[0]  # the line holds 2: the source could not have given the tenth
+
+
+def test_with_latest_the_oldest_go_and_are_counted_and_settled(running: Any) -> None:
+    source = Given([Item(str(at), GOOD) for at in range(10)])
+    taken: list[str] = []
+
+    def take(answered: Answered) -> None:
+        assert source.read_all.wait(10)
+        taken.append(answered.item)
+
+    counts = streamed(running, source, take, "latest")
+    assert taken[-2:] == ["8", "9"]
+    assert counts.answered + counts.dropped == 10
+    assert counts.dropped >= 7
+    assert sorted(source.settled, key=int) == [str(at) for at in range(10)]
+
+
+def test_what_cannot_wait_is_dropped_as_it_comes_and_counted(running: Any) -> None:
+    source = Given([Item(str(at), GOOD) for at in range(10)], can_wait=False)
+    taken: list[str] = []
+
+    def take(answered: Answered) -> None:
+        assert source.read_all.wait(10)
+        taken.append(answered.item)
+
+    counts = streamed(running, source, take)
+    assert counts.answered + counts.dropped == 10
+    assert taken[-1] in ("1", "2")  # the first ones stay
+
+
+def test_a_result_that_is_not_taken_is_counted(running: Any) -> None:
+    source = Given([Item("a", GOOD), Item("b", GOOD)])
+    assert streamed(running, source, lambda answered: answered.item == "b").unwritten == 1
+
+
+def test_a_source_that_breaks_ends_the_stream_with_its_reason_after_what_came(running: Any) -> None:
+    class Breaking(Given):
+        def read(self, give: Callable[[Item], bool], stop: threading.Event) -> None:
+            super().read(give, stop)
+            raise OSError("unplugged")
+
+    taken: list[str] = []
+    with pytest.raises(StreamBroken, match="unplugged"):
+        streamed(running, Breaking([Item("a", GOOD)]), lambda answered: taken.append(answered.item))
+    assert taken == ["a"]
+
+
+def test_a_stop_leaves_what_waits_and_says_how_much(running: Any) -> None:
+    host, name, model = running
+    source, stop = Given([Item(str(at), GOOD) for at in range(3)]), threading.Event()
+
+    def take(answered: Answered) -> None:
+        assert source.read_all.wait(10)
+        stop.set()
+
+    counts = Stream(host, name, model, source, CalledResults(take), waiting=8).run(stop)
+    assert counts == Counts(answered=1, left=2)
+    assert source.settled == ["0"]
+
+
+def test_a_line_that_is_full_refuses_or_lets_the_oldest_go() -> None:
+    stop = threading.Event()
+    a, b, c = (Item(name, b"") for name in "abc")
+    for policy, third in (("block", (False, None)), ("latest", (True, a))):
+        line = Line(2, policy)  # type: ignore[arg-type]  # both are policies
+        assert line.put(a, stop) == line.put(b, stop) == (True, None)
+        assert line.put(c, stop, wait=False) == third
+
+
+def test_a_source_that_waits_stops_waiting_when_the_stream_stops() -> None:
+    line, stop = Line(1, "block"), threading.Event()
+    line.put(Item("a", b""), stop)
+    outcome: list[tuple[bool, Item | None]] = []
+    waiting = threading.Thread(target=lambda: outcome.append(line.put(Item("b", b""), stop)))
+    waiting.start()
+    stop.set()
+    waiting.join(10)
+    assert outcome == [(False, None)]
+
+
+class Watched:
+    """A directory that is watched, and the names that came."""
+
+    def __init__(self, directory: Path, state: Path, *, settle: bool = True) -> None:
+        self.names: list[str] = []
+        self.stop = threading.Event()
+        self.items = DirectoryItems(directory, Seen(state), look_every_s=LOOK_S)
+        self._settle = settle
+        self._thread = threading.Thread(target=lambda: self.items.read(self._give, self.stop))
+        self._thread.start()
+
+    def _give(self, item: Item) -> bool:
+        self.names.append(item.name)
+        if self._settle:
+            self.items.settle(item)
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self._thread.join(10)
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    (tmp_path / "inbox").mkdir()
+    return tmp_path / "inbox"
+
+
+def test_new_files_come_once_and_after_a_restart_not_again(inbox: Path, tmp_path: Path) -> None:
+    (inbox / "a.json").write_bytes(GOOD)
+    with Watched(inbox, tmp_path / "seen") as watched:
+        until(lambda: watched.names == ["a.json"], "the files")
+        (inbox / "b.json").write_bytes(GOOD)
+        until(lambda: watched.names == ["a.json", "b.json"], "the files")
+    (inbox / "c.json").write_bytes(GOOD)
+    with Watched(inbox, tmp_path / "seen") as again:
+        until(lambda: again.names == ["c.json"], "the files")
+
+
+def test_what_was_not_settled_comes_again_after_a_restart(inbox: Path, tmp_path: Path) -> None:
+    (inbox / "a.json").write_bytes(GOOD)
+    with Watched(inbox, tmp_path / "seen", settle=False) as watched:
+        until(lambda: watched.names == ["a.json"], "the files")
+    with Watched(inbox, tmp_path / "seen") as again:
+        until(lambda: again.names == ["a.json"], "the files")
+
+
+def test_a_file_that_changed_comes_again(inbox: Path, tmp_path: Path) -> None:
+    (inbox / "a.json").write_bytes(GOOD)
+    with Watched(inbox, tmp_path / "seen") as watched:
+        until(lambda: watched.names == ["a.json"], "the files")
+        (inbox / "a.json").write_bytes(GOOD + b" ")
+        until(lambda: watched.names == ["a.json", "a.json"], "the files")
+
+
+def test_a_file_that_still_grows_does_not_come(inbox: Path, tmp_path: Path) -> None:
+    looks = 0
+    items = DirectoryItems(inbox, Seen(tmp_path / "seen"), look_every_s=0.0)
+    given: list[str] = []
+
+    class Growing(threading.Event):
+        """Asked before each look: the file grows until the fifth one."""
+
+        def is_set(self) -> bool:
+            nonlocal looks
+            looks += 1
+            if looks <= 5:
+                with (inbox / "a.json").open("ab") as file:
+                    file.write(b" ")
+            return looks > 6
+
+    def give(item: Item) -> bool:
+        given.append(item.name)
+        return True
+
+    items.read(give, Growing())
+    assert (given, looks) == (["a.json"], 7)
+
+
+def test_unfinished_hidden_and_other_names_are_left_alone_and_odd_ones_can_be_written_down(inbox: Path, tmp_path: Path) -> None:
+    for name in (b".hidden", b"a.part", b"b.tmp"):
+        (inbox / os.fsdecode(name)).write_bytes(GOOD)
+    (inbox / "folder").mkdir()
+    (inbox / os.fsdecode(b"\xff.json")).write_bytes(GOOD)
+    with Watched(inbox, tmp_path / "seen") as watched:
+        until(lambda: watched.names == ["\\xff.json"], "the files")
+    assert Seen(tmp_path / "seen").has("\\xff.json", next(iter(watched.items._look())).mark)
+
+
+def test_a_memory_that_was_cut_short_forgets_only_its_last_line(inbox: Path, tmp_path: Path) -> None:
+    for name in ("a.json", "b.json"):
+        (inbox / name).write_bytes(GOOD)
+    with Watched(inbox, tmp_path / "seen") as watched:
+        until(lambda: len(watched.names) == 2, "the files")
+    content = (tmp_path / "seen").read_bytes()
+    (tmp_path / "seen").write_bytes(content[:-5])
+    with Watched(inbox, tmp_path / "seen") as again:
+        until(lambda: again.names == [watched.names[-1]], "the files")
+
+
+def test_a_directory_that_goes_ends_the_source_and_one_that_is_not_there_is_refused(inbox: Path, tmp_path: Path) -> None:
+    items = DirectoryItems(inbox, Seen(tmp_path / "seen"), look_every_s=LOOK_S)
+    inbox.rmdir()
+    with pytest.raises(StreamBroken, match="cannot be read any more"):
+        items.read(lambda _: True, threading.Event())
+    with pytest.raises(StreamBroken, match="is no directory"):
+        DirectoryItems(inbox, Seen(tmp_path / "seen"))
+
+
+def lines_of(content: bytes, *, limit: int = 100) -> list[tuple[str, object]]:
+    reading, writing = os.pipe()
+    given: list[tuple[str, object]] = []
+
+    def give(item: Item) -> bool:
+        given.append((item.name, item.content))
+        return True
+
+    def write() -> None:
+        with os.fdopen(writing, "wb") as file:
+            file.write(content)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with os.fdopen(reading, "rb"):
+        LineItems(reading, limit=limit).read(give, threading.Event())
+    writer.join(10)
+    return given
+
+
+def test_lines_come_with_their_numbers_and_the_last_one_needs_no_end() -> None:
+    assert lines_of(b"a\n\n b \r\nc") == [("line 1", b"a"), ("line 3", b"b"), ("line 4", b"c")]
+    assert lines_of(b"") == []
+
+
+def test_a_line_that_is_too_long_is_not_kept_and_the_next_one_comes() -> None:
+    [(first, content), second] = lines_of(b"x" * 200_000 + b"\nb\n", limit=1000)
+    assert (first, second) == ("line 1", ("line 2", b"b"))
+    assert content == b"<the line is too long>"
+
+
+def test_results_in_a_file_go_on_after_a_line_that_a_crash_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b'{"item":"a"}\n{"it')
+    results = FileResults(path)
+    results.write(Answered(item="b", time=0.0, model="m"))
+    results.close()
+    assert [json.loads(line)["item"] for line in path.read_bytes().splitlines()] == ["a", "b"]
+
+
+def test_a_file_that_cannot_be_written_breaks_the_stream_and_a_result_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(StreamBroken, match="cannot be written"):
+        FileResults(tmp_path / "nowhere" / "results.jsonl")
+    out = io.BytesIO()
+    StreamResults(out).write(Answered(item="a\nb", time=0.0, model="m", error="c\nd"))
+    assert out.getvalue().count(b"\n") == 1
