@@ -66,11 +66,14 @@ class Trust:
 
 
 def read_source(given: object, samples: Callable[[], Samples], work: Path, trust: Trust) -> Source:
-    """The model as ONNX, checked and proved. `given` is a path, `package.module:factory`, or a framework's own model.
+    """The model as ONNX, checked and proved. `given` is a path, `package.module:factory`, a framework's own model, or one
+    that was read before.
 
     `samples` gives at most `SAMPLES` samples; `work` is an empty directory that stays. Raises `SourceRejected`, `DataRejected`,
     `ReaderMissing`.
     """
+    if isinstance(given, Source):
+        return given
     if isinstance(given, onnx.ModelProto):
         return _of_object(given)
     if not isinstance(given, str | Path):
