@@ -106,7 +106,8 @@ def compress(
         trained.append(work_off(recipe, order, shelf, told))
     bundle = convert(
         order.given, calibration, model=model, version=version, out=out, evaluate=evaluate, budget=budget,
-        min_accuracy=min_accuracy, max_regression=max_regression, seed=seed, classes=classes, tflite=tflite, target=target, trained=trained,
+        min_accuracy=min_accuracy, max_regression=max_regression, seed=seed, classes=classes, tflite=tflite, target=target,
+        trained=trained,
         progress=lambda text, done: progress(text, _TRAINING + (1 - _TRAINING) * done),
     )  # fmt: skip
     shelf.remove()
