@@ -55,6 +55,11 @@ class Candidate:
         return self.latency_ratio is not None and slower(self.kind or self.name, self.latency_ratio)
 
     @property
+    def unsure(self) -> bool:
+        """Whether it may be out of budget after all: arithmetic in float with 8-bit weights hardly ever is."""
+        return bool(self.doubt) and (self.kind or self.name) not in _AS_FLOAT
+
+    @property
     def rank(self) -> int:
         """Of its arithmetic, smallest first."""
         return _RANK.index(self.kind or self.name)
@@ -63,7 +68,7 @@ class Candidate:
     def place(self) -> tuple[bool, bool, int, float, bool, str]:
         """Where it stands among the others: least first."""
         smaller = self.size_ratio if self.size_ratio < _SMALLER else 1.0
-        return (self.slower, bool(self.doubt), self.rank, smaller, bool(self.kind), self.name)
+        return (self.slower, self.unsure, self.rank, smaller, bool(self.kind), self.name)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def choose(candidates: Sequence[Candidate], prefer: Preference) -> Choice:
 def _by_speed(ordered: Sequence[Candidate]) -> list[Candidate]:
     """The same order, but that what is clearly faster than the first, and in no doubt, goes before it."""
     first = ordered[0]
-    sure = [each for each in ordered if each.latency_ratio is not None and not each.doubt]
+    sure = [each for each in ordered if each.latency_ratio is not None and not each.unsure]
     fastest = min(sure, key=lambda each: each.latency_ratio or 0.0, default=first)
     if first.latency_ratio is None or (fastest.latency_ratio or first.latency_ratio) > _CLEARLY * first.latency_ratio:
         return list(ordered)
@@ -115,7 +120,7 @@ def _reason(first: Candidate, candidates: Sequence[Candidate]) -> str:
 
 
 def _why_not(candidate: Candidate, first: Candidate) -> str:
-    if candidate.fault or candidate.doubt:
+    if candidate.fault or candidate.unsure:
         return candidate.fault or candidate.doubt
     if candidate.slower:
         return "was slower than float on the machine that converted"

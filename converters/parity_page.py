@@ -20,7 +20,8 @@ ul.bad li::before { color: var(--bad); content: "⚠ "; font-weight: bold; }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .6rem; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } td.text { text-align: left; white-space: normal; min-width: 14rem; }
 .no { color: var(--bad); } .yes { color: var(--good); } small { opacity: .75; }
-svg { height: auto; max-width: 100%; } svg text { fill: currentColor; font: 12px system-ui, sans-serif; }
+svg { height: auto; max-width: 100%; } svg.chart { max-width: 34rem; width: 100%; }
+svg text { fill: currentColor; font: 12px system-ui, sans-serif; }
 code { overflow-wrap: anywhere; } h3 { font-size: 1rem; margin-bottom: .3rem; }
 .samples { display: flex; flex-wrap: wrap; gap: .8rem; } figure { margin: 0; width: 8.5rem; } figcaption { line-height: 1.25; }
 figure img, figure svg { background: #8882; display: block; height: 6rem; object-fit: contain; width: 100%; }
@@ -69,24 +70,24 @@ def _accuracies(report: ParityReport) -> str:
     low = min(accuracy.low for _, accuracy in known)
     high = max(accuracy.high for _, accuracy in known)
     rows = "".join(_interval(at, variant, accuracy, low, high) for at, (variant, accuracy) in enumerate(known))
-    bottom = 28 * len(known) + 14
+    bottom = 36 * len(known) + 14
     return (
         "<h2>Accuracy, with 95 % intervals</h2>"
-        f'<svg viewBox="0 0 640 {bottom + 6}" role="img" aria-label="Accuracy of each variant with its interval">{rows}'
-        f'<text x="140" y="{bottom}">{low:.3f}</text><text x="560" y="{bottom}" text-anchor="end">{high:.3f}</text></svg>'
+        f'<svg class="chart" viewBox="0 0 360 {bottom + 6}" role="img" aria-label="Accuracy of each variant with its interval">'
+        f'{rows}<text x="8" y="{bottom}">{low:.3f}</text><text x="300" y="{bottom}" text-anchor="end">{high:.3f}</text></svg>'
     )
 
 
 def _interval(at: int, variant: VariantReport, accuracy: AccuracyReport, low: float, high: float) -> str:
     def x(value: float) -> float:
-        return 140 + 420 * (value - low) / max(high - low, 1e-9)
+        return 8 + 292 * (value - low) / max(high - low, 1e-9)
 
-    y = 28 * at + 16
+    y = 36 * at + 26
     return (
-        f'<text x="0" y="{y + 4}">{escape(variant.name)}</text>'
+        f'<text x="8" y="{y - 12}">{escape(variant.name)}</text>'
         f'<line x1="{x(accuracy.low):.1f}" x2="{x(accuracy.high):.1f}" y1="{y}" y2="{y}" stroke="var(--bar)" stroke-width="3"/>'
         f'<circle cx="{x(accuracy.value):.1f}" cy="{y}" r="6" fill="var(--bar)"/>'
-        f'<text x="576" y="{y + 4}">{accuracy.value:.4f}</text>'
+        f'<text x="310" y="{y + 4}">{accuracy.value:.4f}</text>'
     )
 
 

@@ -11,7 +11,7 @@ from converters.parity import LayerReport, ParityReport, VariantReport, WorstSam
 
 _ROWS: Final = 48
 """Layers that are drawn; a larger model's largest ones."""
-_GOOD_DB: Final = 50.0
+_GOOD_DB: Final = 60.0
 """From here on noise is drawn as none."""
 
 
@@ -31,21 +31,22 @@ def layers(report: ParityReport) -> str:
     return (
         f"<h2>The layers, before and after</h2><p>{before:,} weights as given, {after:,} kept; {4 * before / 1000:,.1f} kB "
         f"as given, {bytes_each * after / 1000:,.1f} kB in {escape(report.preferred)}. Outlined: as given. Filled: what ships "
-        f'first. Lengths are to scale by their square root.</p><svg viewBox="0 0 640 {22 * len(drawn) + 4}" role="img" '
+        "first. Lengths are to scale by their square root.</p>"
+        f'<svg class="chart" viewBox="0 0 360 {32 * len(drawn) + 4}" role="img" '
         f'aria-label="Bytes of each layer before and after">{rows}</svg>{note}'
     )
 
 
 def _layer(row: int, layer: LayerReport, most: int, bytes_each: int) -> str:
-    y, wide = 22 * row + 3, 300
+    y, wide = 32 * row + 3, 356
     given = wide * math.sqrt(math.prod(layer.given) / most)
     kept = wide * math.sqrt(math.prod(layer.kept) * bytes_each / 4 / most)
     shape = "×".join(map(str, layer.given))
     change = "" if layer.kept == layer.given else f" → {'×'.join(map(str, layer.kept))}"
     return (
-        f'<text x="0" y="{y + 13}">{escape(layer.operator)} {shape}{change}</text>'
-        f'<rect x="330" y="{y}" width="{given:.1f}" height="16" fill="none" stroke="currentColor" stroke-opacity=".5"/>'
-        f'<rect x="330" y="{y + 3}" width="{kept:.1f}" height="10" fill="var(--bar)"/>'
+        f'<text x="2" y="{y + 11}">{escape(layer.operator)} {shape}{change}</text>'
+        f'<rect x="2" y="{y + 15}" width="{given:.1f}" height="10" fill="none" stroke="currentColor" stroke-opacity=".5"/>'
+        f'<rect x="2" y="{y + 15}" width="{kept:.1f}" height="10" fill="var(--bar)"/>'
     )
 
 
@@ -100,15 +101,15 @@ def nodes(report: ParityReport) -> str:
 
 def _nodes(variant: VariantReport) -> str:
     rows = "".join(
-        f'<text x="0" y="{24 * at + 15}">{escape(_short(each.node, each.operator))}</text>'
-        f'<rect x="370" y="{24 * at + 4}" width="{200 * _noise(each.sqnr_db):.1f}" height="14" fill="var(--bar)"/>'
-        f'<text x="578" y="{24 * at + 15}">{each.sqnr_db:.0f} dB</text>'
+        f'<text x="2" y="{32 * at + 13}">{escape(_short(each.node, each.operator))}</text>'
+        f'<rect x="2" y="{32 * at + 17}" width="{300 * _noise(each.sqnr_db):.1f}" height="10" fill="var(--bar)"/>'
+        f'<text x="308" y="{32 * at + 26}">{each.sqnr_db:.0f} dB</text>'
         for at, each in enumerate(variant.nodes)
     )
     return (
         f"<h3>{escape(variant.name)}</h3><p><small>Each node's output against float's; a long bar is much noise, and 6 dB less "
         f"are twice as much. What a layer got already noisy is not held against it.</small></p>"
-        f'<svg viewBox="0 0 640 {24 * len(variant.nodes) + 4}" role="img" aria-label="Noise by node">{rows}</svg>'
+        f'<svg class="chart" viewBox="0 0 360 {32 * len(variant.nodes) + 4}" role="img" aria-label="Noise by node">{rows}</svg>'
     )
 
 
