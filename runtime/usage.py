@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -46,7 +46,7 @@ def _finite(array: Array) -> bool:
     return math.isfinite(np.vdot(array, array)) or bool(np.isfinite(array).all())
 
 
-def add_all(histogram: Histogram, values: list[float]) -> None:
+def add_all(histogram: Histogram, values: Sequence[float]) -> None:
     """Record many values (finite, not negative) at once: 30 times faster than one by one.
 
     A value within rounding of a bucket's bound may fall on its other side.
@@ -89,7 +89,7 @@ class UsageCounter:
         self._labels = labels
         self._started = started
         self._lock = threading.Lock()
-        self._kept: deque[_Kept] = deque()
+        self._kept: list[_Kept] = []
         self._latency = Histogram()
         self._predictions: Counter[int] = Counter()
         self._errors: Counter[ErrorKind] = Counter()
@@ -116,15 +116,15 @@ class UsageCounter:
         """Count one answer. Whether its numbers are finite; None when that is found out later."""
         typical_s = self.typical_s
         self.typical_s = seconds if typical_s is None else typical_s + _SMOOTHING * (seconds - typical_s)
-        plain = self._plain
-        if plain is not None:
-            given, answered = inputs[plain.given], outputs[plain.answered]
+        if self._plain is not None:
+            given_name, answered_name, given_dtype, answered_dtype, row_bytes = self._plain
+            given, answered = inputs[given_name], outputs[answered_name]
             size = answered.nbytes
             if (
                 size + given.nbytes <= _SMALL_BYTES
-                and answered.dtype is plain.answered_dtype
-                and given.dtype is plain.given_dtype  # not texts of pictures, nor another byte order
-                and not size % plain.row_bytes
+                and answered.dtype is answered_dtype
+                and given.dtype is given_dtype  # not texts of pictures, nor another byte order
+                and not size % row_bytes
             ):
                 kept = self._kept
                 kept.append((seconds, given.tobytes(), answered.tobytes()))
@@ -191,19 +191,22 @@ class UsageCounter:
 
     def _fold(self) -> None:
         """Look at what was kept."""
-        kept = [self._kept.popleft() for _ in range(len(self._kept))]
-        if not kept or self._plain is None:
+        plain, count = self._plain, len(self._kept)
+        if not count or plain is None:
             return
-        add_all(self._latency, [seconds for seconds, _, _ in kept])
-        scores = b"".join([answered for _, _, answered in kept])
-        if not _are_finite(scores, self._plain.answered_dtype):
-            scores = b"".join(self._sifted(kept, self._plain))
+        kept = self._kept[:count]
+        del self._kept[:count]  # what other threads append meanwhile stays
+        seconds, _, answers = zip(*kept, strict=True)
+        add_all(self._latency, seconds)
+        scores = b"".join(answers)
+        if _are_finite(scores, plain.answered_dtype):
+            self._healthy += count
         else:
-            self._healthy += len(kept)
+            scores = b"".join(self._sifted(kept, plain))
         if self._scores is not None:
-            dtype = self._plain.answered_dtype
-            rows = np.frombuffer(scores, dtype).reshape(-1, self._plain.row_bytes // dtype.itemsize)
-            self._predictions.update(rows.argmax(axis=1).tolist())
+            rows = np.frombuffer(scores, plain.answered_dtype).reshape(-1, plain.row_bytes // plain.answered_dtype.itemsize)
+            counts = np.bincount(rows.argmax(axis=1))
+            self._predictions.update({int(index): int(counts[index]) for index in counts.nonzero()[0]})
 
     def _sifted(self, kept: list[_Kept], plain: _Plain) -> Iterator[bytes]:
         """The good answers; the others are blamed on the model or on their input."""
