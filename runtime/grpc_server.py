@@ -18,7 +18,7 @@ from fleet_io.http_server import SOCKET_MODE, STOP_S, UNIX, nobody_listens
 from runtime.errors import CannotListen, ProtocolUnavailable
 from runtime.grpc_app import MODELS, OPEN_INFERENCE, PREDICTION, GrpcApplication, GrpcRefusal, Read
 
-CONCURRENT: Final = 64
+CONCURRENT: Final = 32
 """Calls under way at once; one more is refused. Each may hold one message that is not wholly here yet."""
 METADATA_BYTES: Final = 16 * 1024
 _KEEP_ALIVE_MS: Final = 60_000

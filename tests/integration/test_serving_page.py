@@ -13,6 +13,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from runtime import ModelHost, answering, exchange, prometheus_text, sources
+from runtime.answering import Answering
+from runtime.grpc_app import CODES, STREAM_IDLE_S, GrpcApplication
+from runtime.grpc_server import CONCURRENT
 from runtime.server import LocalServer
 from runtime.serving_statistics import Totals
 
@@ -20,8 +23,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="u
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a server with the page's model: `x` float32[?, 2] to its sum `y` float32[?, 1]."""
+def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Those of a server, by the page's own, with its model: `x` float32[?, 2] to its sum `y` float32[?, 1]."""
     path = tmp_path_factory.mktemp("model") / "digits.onnx"
     graph = helper.make_graph(
         [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=1)],
@@ -33,30 +36,50 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     host, source = ModelHost(), sources.find(path)
     host.activate(source.identity, source.load())
-    server = LocalServer(host)
+    server = LocalServer(host, grpc="127.0.0.1:0")
     server.start()
-    yield server.url.rsplit(":", 1)[1]
+    yield {"8000": server.url.rsplit(":", 1)[1], "8001": str(server.grpc_address).rsplit(":", 1)[1]}
     server.stop()
 
 
-def test_its_first_request_is_answered_as_it_says(port: str) -> None:
+def test_its_first_request_is_answered_as_it_says(ports: dict[str, str]) -> None:
     commands, answer = re.findall(r"```(?:sh)?\n(.*?)```", PAGE, re.DOTALL)[:2]
     serve, curl = commands.splitlines()
     assert serve == "edgeward serve digits.onnx --port 8000 &"
     program, _, url, option, body = shlex.split(curl)
     assert (program, option) == ("curl", "-d")
-    assert httpx.post(url.replace(":8000", f":{port}"), content=body).text == answer.strip()
+    assert httpx.post(url.replace(":8000", f":{ports['8000']}"), content=body).text == answer.strip()
 
 
-def test_its_program_runs_and_prints_what_it_says(port: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    exec(compile(code.replace(":8000", f":{port}"), "docs/serving.md", "exec"), {})
+@pytest.mark.parametrize("number", [0, 1])
+def test_its_programs_run_and_print_what_they_say(
+    ports: dict[str, str], capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    code = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[number]
+    runnable = re.sub(r":(800\d)", lambda match: f":{ports[match[1]]}", code)
+    exec(compile(runnable, "docs/serving.md", "exec"), {})
     assert capsys.readouterr().out.splitlines() == re.findall(r"^print.*?  # (.*)$", code, re.MULTILINE)
+
+
+def test_it_names_every_method_and_status_of_grpc() -> None:
+    application = GrpcApplication(Answering.__new__(Answering), None, token=None)
+    said = {
+        (service, method)
+        for service, methods in re.findall(r"^\| `([\w.]+)` \| (`.*) \|$", PAGE, re.MULTILINE)
+        for method in re.findall(r"`(\w+)`", methods)
+    }
+    assert {f"/{service}/{method}" for service, method in said} >= {*application.methods, application.stream}
+    rows = dict(re.findall(r"^\| (\d+) \| `(\w+)` \|", PAGE, re.MULTILINE))
+    assert {status: code for status, code in rows.items() if status != "415"} == {
+        str(key): code for key, code in CODES.items() if key != 429
+    }
 
 
 def test_its_limits_are_those_of_the_server() -> None:
     assert f"larger than {exchange.BODY_BYTES >> 20} MiB" in PAGE
     assert f"more than {exchange.BODY_BYTES * exchange.HELD_BODIES >> 20} MiB" in PAGE
+    assert f"{CONCURRENT} calls may be under way" in PAGE
+    assert f"nothing comes for {STREAM_IDLE_S:g} s" in PAGE
     assert f"longer than {exchange.BODY_TIMEOUT_S:g} s" in PAGE
     assert f"within {answering.INLINE_S * 1000:g} ms" in PAGE
     assert f"above {answering.INLINE_BYTES >> 10} KiB" in PAGE

@@ -205,7 +205,7 @@ def test_asyncio_clients_are_answered_too(address: str) -> None:
 def test_a_refusal_is_the_clients_own_exception_and_the_next_request_works(client: Any) -> None:
     values, given = pixels(1)
     wrong = tensor("pixels", values.astype(np.float64), "FP64")
-    big = tensor("pixels", np.zeros((40_000, 64), np.float32), "FP32")
+    big = tensor("pixels", np.zeros((70_000, 64), np.float32), "FP32")
     unknown = [triton.InferRequestedOutput("other")]
     refusals: list[tuple[str, Callable[[], object]]] = [
         ("INVALID_ARGUMENT", lambda: client.infer("digits", [wrong])),

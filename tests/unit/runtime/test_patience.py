@@ -57,10 +57,10 @@ def test_a_cancellation_from_outside_stays_one() -> None:
 
 def test_what_fails_fails() -> None:
     async def fails() -> None:
-        raise ValueError
+        raise ValueError("broken")
 
     async def main() -> None:
-        with pytest.raises(ValueError, match=""):
+        with pytest.raises(ValueError, match="broken"):
             await Patience().wait(fails(), 10)
 
     asyncio.run(main())
