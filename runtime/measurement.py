@@ -168,6 +168,7 @@ class MeasuredDevice:
         self._answers: dict[str, Path] = {}
         """By variant: what its first good candidate answered."""
         self._neighbour: Child | None = None
+        self._condition: Condition = "idle"
 
     def elapsed(self) -> float:
         """See `Device`."""
@@ -220,18 +221,20 @@ class MeasuredDevice:
 
     def close(self) -> None:
         """End every child."""
-        self._be("idle")
+        if self._neighbour is not None:
+            self._neighbour.close()
         for candidate in list(self._children):
             self.release(candidate)
 
     def _be(self, condition: Condition) -> None:
-        """Start or end the busy neighbour."""
-        if condition == "idle" and self._neighbour is not None:
-            self._neighbour.close()
-            self._neighbour = None
-        if condition == "busy" and self._neighbour is None:
+        """Let the busy neighbour burn or rest: it is started once, since that takes longer than a round."""
+        if condition == self._condition:
+            return
+        if self._neighbour is None:
             self._neighbour = Child(neighbour_child.__name__)
-            self._neighbour.ask(neighbour_child.Burn(), neighbour_child.Burning, timeout_s=_RUN_TIMEOUT_S)
+        order = neighbour_child.Burn(on=condition == "busy")
+        self._neighbour.ask(order, neighbour_child.Burning, timeout_s=_RUN_TIMEOUT_S)
+        self._condition = condition
 
     def _examined(self, candidate: Candidate, child: Child) -> Examined:
         contender = self._contenders[candidate.variant]

@@ -38,7 +38,7 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     model: str
     session_options: dict[str, str]
     threads: int | None
-    provider: str | None
+    provider: str | None = None
     golden: str | None
     answers: str
 

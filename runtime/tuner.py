@@ -38,14 +38,16 @@ ROUND_S: Final = 0.03
 FIRST_ROUNDS: Final = 3
 WIDTH: Final = 4
 """How many candidates beside the two defaults are open at once: each holds the model in memory."""
-REFERENCE_EVERY: Final = 3
-"""onnxruntime's own default runs in every so-manieth round only: what spins has to settle afterwards."""
+REFERENCE_EVERY: Final = 4
+"""onnxruntime's own default runs in one of so many rounds only: what spins has to settle afterwards."""
 HOPELESS: Final = 1.5
 """A candidate this much slower than the best so far is closed at once."""
 BUDGET_SLACK: Final = 1.25
 """At entry, when CPU time has been measured once only."""
 ENTRY_SHARE: Final = 0.55
 """The share of the time in which candidates may enter; the rest belongs to the race between the best."""
+VARIANTS_SHARE: Final = 0.8
+"""The same for variants as they are: which answers are right is the first question."""
 BATCH_SHARE: Final = 0.05
 BATCH_SIZES: Final = (2, 4, 8, 16)
 
@@ -119,8 +121,9 @@ def search(
 ) -> Tuning:
     """The best way to run the model, found within about `seconds`. Raises `CannotTune` when not even the default works."""
     race = _Race(device, objective, seconds, on_progress or (lambda *_: None))
-    race.begin(space)
-    race.admit(space.variants)
+    race.begin(space.variants)
+    race.admit(space.variants, within=VARIANTS_SHARE)
+    race.refer(space)
     for best in race.leaders(2, one_a_variant=True):
         race.admit([*space.elsewhere(best), *space.threadings(best)])
     for best in race.leaders(1):
@@ -191,28 +194,29 @@ class _Race:
         """onnxruntime's own default."""
         self._round = 0
 
-    def begin(self, space: Space) -> None:
+    def begin(self, variants: Sequence[Candidate]) -> None:
         """The first variant that works here enters: the default. Raises `CannotTune` when none does."""
-        for variant in space.variants:
+        for variant in variants:
             self._default = variant
             if self._enter(variant).out is None:
-                self._refer(space)
                 self._rounds([variant], ["idle"], 1)
                 self._measure_cpu([variant])
                 return
-        reasons = "; ".join(f"{each.describe()}: {self._records[each].out}" for each in space.variants)
+        reasons = "; ".join(f"{each.describe()}: {self._records[each].out}" for each in variants)
         raise CannotTune(f"No variant works on this device: {reasons}")
 
-    def _refer(self, space: Space) -> None:
+    def refer(self, space: Space) -> None:
         """Let the engine's own default enter, where it is another one than ours."""
-        if self._default.engine != "onnxruntime" or space.cores == 1:
+        if self._default.engine != "onnxruntime" or space.cores == 1 or self._left(ENTRY_SHARE) <= 0:
             return
         reference = _with(self._default, spinning="on")
         if self._enter(reference).out is None:
             self._reference = reference
             self._measure_cpu([reference])
 
-    def admit(self, candidates: Iterable[Candidate], *, instead_of: Candidate | None = None) -> None:
+    def admit(
+        self, candidates: Iterable[Candidate], *, instead_of: Candidate | None = None, within: float = ENTRY_SHARE
+    ) -> None:
         """Let them enter one by one, each beside the default; keep the best `WIDTH` open.
 
         With `instead_of`, only what is better than that one stays, so that twins do not fill the field.
@@ -220,7 +224,7 @@ class _Race:
         for candidate in candidates:
             if candidate in self._records:
                 continue
-            if self._left(ENTRY_SHARE) <= 0:
+            if self._left(within) <= 0:
                 self._records[candidate] = _Record(Examined(), out="not tried: the time was over")
                 continue
             self._try(candidate)
@@ -245,7 +249,10 @@ class _Race:
                 self._drop(slower, "slower than others")
         finalists = [self._default, *self._ranked()]
         self._measure_cpu(self._with_reference(finalists))
-        self._contest([each for each in finalists if self._is_open(each)], ["idle", "busy"], self._left(1 - BATCH_SHARE))
+        main = self._objective.condition
+        other: Condition = "idle" if main == "busy" else "busy"
+        conditions = [main, main, other]  # the objective's decides, so it is measured most
+        self._contest([each for each in finalists if self._is_open(each)], conditions, self._left(1 - BATCH_SHARE))
 
     def tuning(self) -> Tuning:
         """The choice, its reason, and the table, best first."""
@@ -385,7 +392,8 @@ class _Race:
         main = busy if self._objective.condition == "busy" else idle
         if self._is_over_budget(candidate):
             return self._over_budget(candidate)
-        if main is None or (self._objective.goal == "latency" and not self._is_faster(main)):
+        faster = main is not None and (main.beats() if candidate == self._reference else self._is_faster(main))
+        if main is None or (self._objective.goal == "latency" and not faster):
             return "not faster than the default beyond noise"
         if self._objective.goal != "latency":
             slower = main.value - main.noise > 1 + MIN_GAIN

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -33,7 +34,7 @@ import sys
 from runtime.children import Child
 from runtime.neighbour_child import Burn, Burning
 child = Child("runtime.neighbour_child")
-child.ask(Burn(), Burning, timeout_s=60)
+child.ask(Burn(on=True), Burning, timeout_s=60)
 print(child.pid, flush=True)
 sys.stdin.read()
 """
@@ -108,12 +109,12 @@ def test_a_child_that_hangs_is_stopped(tmp_path: Path) -> None:
 
 def test_a_module_that_fails_says_why() -> None:
     with Child("runtime.no_such_child") as child, pytest.raises(ChildFailed, match="no_such_child"):
-        child.ask(Burn(), Burning, timeout_s=60)
+        child.ask(Burn(on=True), Burning, timeout_s=60)
 
 
 def test_an_answer_of_another_kind_is_nonsense() -> None:
     with Child("runtime.neighbour_child") as child, pytest.raises(ChildFailed, match="nonsense"):
-        child.ask(Burn(), Paced, timeout_s=60)
+        child.ask(Burn(on=True), Paced, timeout_s=60)
 
 
 def test_a_child_ends_with_its_parent_in_the_middle_of_its_work() -> None:
@@ -134,11 +135,19 @@ def test_a_child_ends_with_its_parent_in_the_middle_of_its_work() -> None:
         until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "the child's end")
 
 
-def test_the_neighbour_burns_a_core() -> None:
+def test_the_neighbour_burns_a_core_until_it_is_told_to_rest() -> None:
     with Child("runtime.neighbour_child") as child:
-        child.ask(Burn(), Burning, timeout_s=60)
+        child.ask(Burn(on=True), Burning, timeout_s=60)
         process = psutil.Process(child.pid)
         until(lambda: process.cpu_times().user > 0.3, "a burned core")
+        child.ask(Burn(on=False), Burning, timeout_s=60)
+
+        def rests() -> bool:
+            before = process.cpu_times().user
+            threading.Event().wait(0.2)
+            return process.cpu_times().user == before
+
+        until(rests, "a neighbour at rest")
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +202,7 @@ def test_a_variant_that_answers_wrongly_is_never_chosen(tmp_path: Path) -> None:
     release = make_release(tmp_path / "release", "1.0.0", damages=(0.0, 0.6))
     places = {each.path: release.files[each.digest] for each in release.manifest.files()}
     bundle = write_bundle(tmp_path / "bundle", release.manifest, places)
-    tuning = measurement.tune(bundle.directory, seconds=3.0)
+    tuning = measurement.tune(bundle.directory, seconds=6.0)
     assert tuning.chosen.variant == "float-0"
     damaged = next(row for row in tuning.rows if row.candidate.variant == "float-1")
     assert damaged.verdict.startswith("wrong: ")
