@@ -1,7 +1,8 @@
-"""docs/processing.md and docs/explain.md say what is so: their examples run, and print what they say."""
+"""docs/processing.md, explain.md and stream.md say what is so: their examples run, and print what they say."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.support.central_side import edgeward
 
 ROOT = Path(__file__).parents[2]
 PROCESSING = (ROOT / "docs" / "processing.md").read_text(encoding="utf-8")
+STREAM = (ROOT / "docs" / "stream.md").read_text(encoding="utf-8")
 EXPLAIN = (ROOT / "docs" / "explain.md").read_text(encoding="utf-8")
 
 
@@ -60,3 +62,22 @@ def test_the_explanation_says_where_the_answer_rests(place: Path, monkeypatch: p
     said = blocks(EXPLAIN, "")[1].strip()
     assert re.sub(r"(\.\d\d)\d+", r"\1", shown.splitlines()[-1]) == said
     assert (place / "why.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_stream_writes_the_lines_that_the_page_shows(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "inbox").mkdir()
+    (place / "inbox" / "nine.png").write_bytes((place / "nine.png").read_bytes())
+    (place / "inbox" / "notes.txt").write_text("no picture")
+    run_commands(blocks(STREAM, "")[0])
+    written = [json.loads(line) for line in (place / "results.jsonl").read_text().splitlines()]
+    said = [json.loads(line) for line in blocks(STREAM, "json")[0].splitlines()]
+    assert [list(line) for line in written] == [list(line) for line in said]
+    assert written[0]["results"][0]["digit"]["classes"] == said[0]["results"][0]["digit"]["classes"]
+    assert written[1]["error"] == said[1]["error"]
+
+    (place / "inbox" / "notes.txt").unlink()
+    exec(compile(blocks(STREAM, "python")[0], "docs/stream.md", "exec"), {})
+    assert capsys.readouterr().out == "nine.png 9\n1\n"
