@@ -32,6 +32,7 @@ from runtime.errors import (
     RuntimeFailure,
 )
 from runtime.exchange import Bodies, Body, Exchange, Header, Refused, Response
+from runtime.experiment import KEY_HEADER, serving_for
 from runtime.room import Inference, Served
 from runtime.serving import Serving
 from runtime.serving_statistics import Outcome, ServingStatistics, Spent
@@ -45,10 +46,12 @@ T = TypeVar("T")
 
 
 class Wishes(NamedTuple):
-    """What a request says of itself: how many seconds it allows (None: the server's own), and how important it is."""
+    """What a request says of itself: how many seconds it allows (None: the server's own), how important it is, its key."""
 
     timeout_s: float | None = None
     priority: int = 0
+    key: str | None = None
+    """By which an experiment chooses who answers; see `runtime.experiment`."""
 
 
 NO_WISHES: Final = Wishes()
@@ -152,7 +155,11 @@ class Answering:
         """Read the body (see `Bodies.read`), and `ask`; `wishes` reads those of a body. Raises `Refused`."""
         body = await self.bodies.read(exchange, lead_in=lead_in)
         try:
-            return await self.ask(body, model, version, work, NO_WISHES if wishes is None else wishes(body))
+            wished = NO_WISHES if wishes is None else wishes(body)
+            key = exchange.headers.get(KEY_HEADER)
+            if key is not None:
+                wished = wished._replace(key=key.decode("utf-8", "surrogateescape"))
+            return await self.ask(body, model, version, work, wished)
         except MalformedRequest as error:
             raise Refused(400, str(error)) from error
         finally:
@@ -164,7 +171,8 @@ class Answering:
         timeout_s = self._timeout_s if wishes.timeout_s is None else wishes.timeout_s
         deadline = self._clock.monotonic() + timeout_s
         try:
-            place = await self._place(model, version, deadline, wishes.priority)
+            serving = self.host if version is not None else serving_for(self.host, wishes.key)
+            place = await self._place(serving, model, version, deadline, wishes.priority)
             question = Question(place, body, asked_ns)
         except RuntimeFailure as error:
             self._count_refused(error, model, asked_ns)
@@ -173,13 +181,13 @@ class Answering:
             return self._do(work, question)
         return await self._do_elsewhere(work, question, timeout_s, deadline)
 
-    async def _place(self, model: str, version: str | None, deadline: float, priority: int) -> Place:
+    async def _place(self, serving: Serving, model: str, version: str | None, deadline: float, priority: int) -> Place:
         """A place that is decided. Raises `RuntimeFailure`."""
         loop, turn = asyncio.get_running_loop(), asyncio.Event()
-        while not self.host.at_hand(model):
-            fetching = loop.run_in_executor(self.threads, partial(self.host.fetch, model, deadline=deadline))
+        while not serving.at_hand(model):
+            fetching = loop.run_in_executor(self.threads, partial(serving.fetch, model, deadline=deadline))
             await _within(fetching, deadline - self._clock.monotonic(), model)
-        place = self.host.place(model, version=version, deadline=deadline, priority=priority, woken=partial(_wake, loop, turn))
+        place = serving.place(model, version=version, deadline=deadline, priority=priority, woken=partial(_wake, loop, turn))
         try:
             while (patience := place.patience()) is not None:
                 with contextlib.suppress(TimeoutError):

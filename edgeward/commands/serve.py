@@ -14,13 +14,14 @@ import click
 from edgeward import placement, terminal
 from runtime.admission import WAITING, Limits
 from runtime.answering import TIMEOUT_S
+from runtime.experiment import Experiment, Split
 from runtime.host import default_limits
 from runtime.isolated import InChildren
 from runtime.pool import InProcess, ModelPool
 from runtime.repository import Repository
 from runtime.server import LocalServer
 from runtime.shadow import Allowance, Shadow
-from runtime.sources import Source, find
+from runtime.sources import UNRELEASED, Source, find
 
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
@@ -67,6 +68,17 @@ def _size(_context: click.Context, _option: click.Parameter, said: str | None) -
 )
 @click.option("--isolate", is_flag=True, help="Run each model in a process of its own.")
 @click.option(
+    "--against", metavar="OTHER", type=click.Path(path_type=Path), help="Bundle or model that answers a part of the requests."
+)
+@click.option(
+    "--against-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.5,
+    show_default=True,
+    help="Share of the keys that the other answers.",
+)
+@click.option("--salt", default="", help="Tells experiments apart: another salt deals the keys anew.  [default: none]")
+@click.option(
     "--shadow", metavar="CANDIDATE", type=click.Path(path_type=Path), help="Bundle or model that gets copies of requests."
 )
 @click.option(
@@ -101,6 +113,9 @@ def command(
     max_waiting: int,
     timeout: float,
     isolate: bool,
+    against: Path | None,
+    against_share: float,
+    salt: str,
     shadow: Path | None,
     shadow_share: float,
     shadow_cpu: float,
@@ -117,6 +132,9 @@ def command(
     With --memory-budget each model is loaded when it is first asked for, and those that nobody asked for the longest time
     make room for it. A model that is isolated may crash or hang, and the next request works.
 
+    With --against each request is answered by one of two versions, as its key says (the header edgeward-key); requests
+    without a key stay with the first. A key always gets the same version, here and on every other device.
+
     A --shadow gets copies of some requests in a process of its own; clients never see its answers. How it compares is at
     /v2/models/MODEL/shadow and in /metrics.
 
@@ -129,26 +147,38 @@ def command(
       edgeward serve model.onnx --isolate --max-waiting 16 --timeout 2
       edgeward serve model.onnx --provider auto
       edgeward serve model.onnx --address unix:/run/model.sock --token-file token
+      edgeward serve digits-1.0.0 --against digits-1.1.0 --against-share 0.2
       edgeward serve digits-1.0.0 --shadow digits-1.1.0 --shadow-share 0.2
       curl http://127.0.0.1:8000/v2/models/digits/shadow
     """
     sources = _found(models, variant, provider, delegate)
     if shadow is not None and len(sources) > 1:
         raise click.BadParameter("It shadows one model; serve that one alone.", param_hint="--shadow")
-    pool = ModelPool(
-        budget_bytes=memory_budget,
-        loader=InChildren(threads=threads) if isolate else InProcess(threads=threads),
-        limits=Limits(1, max_waiting, aside=True) if isolate else default_limits(waiting=max_waiting),
-    )
-    for source in sources:
-        pool.offer(source)
-        if memory_budget is None:
-            pool.fetch(source.identity.model)
+    other = None if against is None else _other(sources, _found((against,), None, provider, delegate)[0], memory_budget)
+
+    def pool_of(offered: list[Source]) -> ModelPool:
+        pool = ModelPool(
+            budget_bytes=memory_budget,
+            loader=InChildren(threads=threads) if isolate else InProcess(threads=threads),
+            limits=Limits(1, max_waiting, aside=True) if isolate else default_limits(waiting=max_waiting),
+        )
+        for source in offered:
+            pool.offer(source)
+            if memory_budget is None:
+                pool.fetch(source.identity.model)
+        return pool
+
+    name, pool = sources[0].identity.model, pool_of(sources)
+    pools = {sources[0].identity.version: pool}
+    serving: ModelPool | Experiment = pool
+    if other is not None:
+        pools[other.identity.version] = pool_of([other])
+        serving = Experiment(name, Split(salt, dict(zip(pools, (1 - against_share, against_share), strict=True))), pools)
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     server = LocalServer(
-        pool,
+        serving,
         address=address,
         port=port,
         repository=Repository(pool, sources) if manage else None,
@@ -156,19 +186,19 @@ def command(
         timeout_s=timeout,
         grpc=_grpc_listener(address, grpc_address, grpc_port),
     )
-    name = sources[0].identity.model
     beside = None if shadow is None else Shadow(pool, name, find(shadow), Allowance(shadow_share, shadow_cpu))
     server.start()
     if beside is not None:
         beside.start()
     try:
-        _announce(server, pool, shadow, as_json=as_json)
+        _announce(server, serving, shadow, as_json=as_json)
         stopping.wait()
     finally:
         if beside is not None:
             beside.stop()
         server.stop()
-        pool.close()
+        for each in pools.values():
+            each.close()
 
 
 def _found(paths: tuple[Path, ...], variant: str | None, provider: str | None, delegate: Path | None) -> list[Source]:
@@ -183,7 +213,22 @@ def _found(paths: tuple[Path, ...], variant: str | None, provider: str | None, d
     return list(found.values())
 
 
-def _announce(server: LocalServer, pool: ModelPool, shadow: Path | None, *, as_json: bool) -> None:
+def _other(sources: list[Source], other: Source, memory_budget: int | None) -> Source:
+    """The other version of an experiment, under the first one's name. Raises `click.BadParameter`."""
+    first = sources[0].identity
+    if len(sources) > 1:
+        raise click.BadParameter("Two versions of one model are compared; serve that one alone.", param_hint="--against")
+    if memory_budget is not None:
+        raise click.BadParameter("Both versions stay loaded: no --memory-budget bounds them.", param_hint="--against")
+    version = other.identity.version
+    if version == UNRELEASED:  # bare files: told apart by what they hold
+        version = f"{UNRELEASED}-{other.identity.manifest.removeprefix('sha256:')[:8]}"
+    if version == first.version:
+        raise click.BadParameter(f"{other.path} is version {version} too: answers name their version.", param_hint="--against")
+    return dataclasses.replace(other, identity=dataclasses.replace(other.identity, model=first.model, version=version))
+
+
+def _announce(server: LocalServer, pool: ModelPool | Experiment, shadow: Path | None, *, as_json: bool) -> None:
     """Say where it listens: to programs on stdout, to people on stderr. Engines are those of the models that are loaded."""
     identities, loaded = pool.identities(), {served.identity.model: served for served in pool.active()}
     rows = [
