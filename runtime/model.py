@@ -9,7 +9,7 @@ live in `runtime.host`, other ways of asking in `runtime.session`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -89,6 +89,17 @@ class Model(Session):
 
         given = inputs if isinstance(inputs, Mapping) else {self.inputs[0].name: inputs}
         return explain(self, given, **options)
+
+    def through(self, wrap: Callable[[Engine], Engine]) -> Model:
+        """A model on what `wrap` makes of this one's engine. That one owns the engine; this one is closed.
+
+        Raises `InferenceFailed` when it is closed already.
+        """
+        with self._closing:
+            engine, self._engine = self._engine, None
+        if engine is None:
+            raise InferenceFailed("This model is closed. Load it again.")
+        return Model(wrap(engine), self.processor)
 
     def close(self) -> None:
         """Let go of the engine. Calls that are under way end well; later ones raise `InferenceFailed`."""
