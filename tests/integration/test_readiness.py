@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -171,3 +172,12 @@ def test_one_array_is_enough_for_a_bundle_of_one_input(bundle: Path) -> None:
     with pytest.raises(InvalidInput):
         model.predict([1, 2, 3])
     model.close()
+
+
+def test_the_program_on_the_page_about_tuning_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tune.md").read_text(encoding="utf-8")
+    (code,) = (each for each in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "make_ready" in each)
+    path = models.linear_classifier(tmp_path / "m.onnx")
+    names: dict[str, object] = {"path": path, "directory": tmp_path / "cache"}
+    exec(compile(code.replace("tune_s=5", "tune_s=0.5"), "docs/tune.md", "exec"), names)
+    assert (names["fault"], str(names["said"]).startswith("onnx · ")) == ("", True)
