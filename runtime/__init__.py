@@ -8,10 +8,14 @@ agent's decisions, conversion. Engines are imported when a model is opened and n
 """
 
 from runtime.errors import (
+    DeadlineExceeded,
     InferenceFailed,
     InvalidInput,
+    MemoryBudgetExceeded,
     ModelRejected,
+    ModelUnwell,
     NotServing,
+    Overloaded,
     RuntimeFailure,
 )
 from runtime.host import Inference, ModelHost, ModelIdentity
@@ -22,14 +26,18 @@ from runtime.privacy import keep_private
 keep_private()
 
 __all__ = [
+    "DeadlineExceeded",
     "Inference",
     "InferenceFailed",
     "InvalidInput",
+    "MemoryBudgetExceeded",
     "Model",
     "ModelHost",
     "ModelIdentity",
     "ModelRejected",
+    "ModelUnwell",
     "NotServing",
+    "Overloaded",
     "RuntimeFailure",
     "load",
 ]

@@ -21,6 +21,7 @@ from fleet_io.clock import Clock, SystemClock
 from fleet_protocol.telemetry import ModelUsage
 from runtime import memory, weighing_child
 from runtime.admission import Limits
+from runtime.batching import batched
 from runtime.children import Child
 from runtime.engine import Array
 from runtime.entrance import Place
@@ -52,10 +53,15 @@ class Loader(Protocol):
 
 
 class InProcess:
-    """Loads models into this process; see `Loader`. `threads` bounds the threads of one inference."""
+    """Loads models into this process; see `Loader`.
 
-    def __init__(self, *, threads: int | None = None) -> None:
+    `threads` bounds the threads of one inference. Requests that wait are run together up to `batch` samples
+    (`runtime.batching`); 1: they are not.
+    """
+
+    def __init__(self, *, threads: int | None = None, batch: int = 1) -> None:
         self._threads = threads
+        self._batch = batch
 
     def weigh(self, source: Source) -> int:
         """See `Loader`. In a child process, so that a model which crashes on loading crashes there."""
@@ -74,7 +80,7 @@ class InProcess:
 
     def open(self, source: Source) -> Model:
         """See `Loader`."""
-        return source.load(threads=self._threads)
+        return batched(source.load(threads=self._threads), most=self._batch)
 
 
 @dataclass(slots=True, eq=False)

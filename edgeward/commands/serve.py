@@ -68,6 +68,13 @@ def _size(_context: click.Context, _option: click.Parameter, said: str | None) -
 )
 @click.option("--isolate", is_flag=True, help="Run each model in a process of its own.")
 @click.option(
+    "--batch",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Samples of waiting requests that are run together, at most.",
+)
+@click.option(
     "--against", metavar="OTHER", type=click.Path(path_type=Path), help="Bundle or model that answers a part of the requests."
 )
 @click.option(
@@ -113,6 +120,7 @@ def command(
     max_waiting: int,
     timeout: float,
     isolate: bool,
+    batch: int,
     against: Path | None,
     against_share: float,
     salt: str,
@@ -157,11 +165,7 @@ def command(
     other = None if against is None else _other(sources, _found((against,), None, provider, delegate)[0], memory_budget)
 
     def pool_of(offered: list[Source]) -> ModelPool:
-        pool = ModelPool(
-            budget_bytes=memory_budget,
-            loader=InChildren(threads=threads) if isolate else InProcess(threads=threads),
-            limits=Limits(1, max_waiting, aside=True) if isolate else default_limits(waiting=max_waiting),
-        )
+        pool = _pool(memory_budget, threads=threads, max_waiting=max_waiting, isolate=isolate, batch=batch)
         for source in offered:
             pool.offer(source)
             if memory_budget is None:
@@ -199,6 +203,21 @@ def command(
         server.stop()
         for each in pools.values():
             each.close()
+
+
+def _pool(memory_budget: int | None, *, threads: int | None, max_waiting: int, isolate: bool, batch: int) -> ModelPool:
+    """A pool that loads and admits as was asked. Raises `click.BadParameter`."""
+    if isolate:
+        if batch > 1:
+            raise click.BadParameter(
+                "Isolated models run one request at a time; leave one of the two out.", param_hint="--batch"
+            )
+        limits = Limits(1, max_waiting, aside=True)
+        return ModelPool(budget_bytes=memory_budget, loader=InChildren(threads=threads), limits=limits)
+    limits = default_limits(waiting=max_waiting)
+    if batch > 1:  # as many must be in as are run together, and who waits for others may hold up no event loop
+        limits = Limits(max(batch, limits.running), max_waiting, aside=True)
+    return ModelPool(budget_bytes=memory_budget, loader=InProcess(threads=threads, batch=batch), limits=limits)
 
 
 def _found(paths: tuple[Path, ...], variant: str | None, provider: str | None, delegate: Path | None) -> list[Source]:

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from runtime import errors, prometheus_text
@@ -83,6 +85,20 @@ def test_several_models_are_served_within_a_budget(served: dict[str, object]) ->
         assert 'edgeward_model_loads_total{model="faces",version="0.0.0"} 1' in client.get("/metrics").text
 
 
+@pytest.mark.parametrize("served", [("--batch", "8", "--threads", "1")], indirect=True)
+def test_requests_that_wait_are_run_together_and_answered_as_alone(served: dict[str, object]) -> None:
+    pixels = models.samples(24)[0]
+    with httpx.Client(base_url=str(served["url"]), timeout=60) as client, ThreadPoolExecutor(8) as threads:
+
+        def ask(at: int) -> list[float]:
+            asked = client.post("/v1/models/digits:predict", json={"instances": pixels[at : at + 1].tolist()})
+            answer: list[float] = asked.json()["predictions"][0]
+            return answer
+
+        answers = list(threads.map(ask, range(len(pixels))))
+    np.testing.assert_allclose(answers, models.scores(pixels), atol=1e-5)
+
+
 @pytest.mark.parametrize("served", [("--isolate", "--threads", "1")], indirect=True)
 def test_isolated_models_are_served(served: dict[str, object]) -> None:
     assert [str(each["engine"]).endswith(", isolated") for each in served["models"]] == [True, True]  # type: ignore[attr-defined]  # JSON
@@ -97,9 +113,10 @@ def test_isolated_models_are_served(served: dict[str, object]) -> None:
         (("--memory-budget", "much"), "'much' is no size"),
         (("--max-waiting", "-1"), "--max-waiting"),
         (("--timeout", "0"), "--timeout"),
+        (("--isolate", "--batch", "4"), "Isolated models run one request at a time"),
     ],
 )
-def test_what_is_no_bound_is_a_usage_error(directory: Path, options: tuple[str, str], message: str) -> None:
+def test_what_is_no_bound_is_a_usage_error(directory: Path, options: tuple[str, ...], message: str) -> None:
     done = edgeward("serve", directory / "digits.onnx", *options)
     assert done.returncode == 2
     assert message in done.stderr
