@@ -44,7 +44,7 @@ heavy: .venv-heavy/.ready ## Run the tests that need TensorFlow and PyTorch (gig
 	@.venv-heavy/bin/python -m pytest -m heavy --timeout 900
 
 .venv-heavy/.ready: pyproject.toml constraints.txt scripts/set-up
-	@PYTHON="$(PYTHON)" scripts/set-up .venv-heavy "$(EXTRAS),tensorflow,torch,compress,camera"
+	@PYTHON="$(PYTHON)" scripts/set-up .venv-heavy "$(EXTRAS),tensorflow,torch,compress,camera,serving-client"
 
 clean: ## Remove what was built and measured here
 	@rm -rf $(VENV) .venv-heavy $(VENV)-tflite-runtime dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .edgeward
