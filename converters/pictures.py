@@ -17,10 +17,10 @@ from converters.errors import DataRejected, SettingsRejected
 from fleet_protocol.errors import ProtocolError
 from fleet_protocol.processing import Processing, check_processing
 from fleet_protocol.tensors import TensorSpec
-from runtime.errors import InvalidInput
+from runtime.errors import DecoderMissing, InvalidInput
+from runtime.processing.decoding import SUFFIXES
 from runtime.processing.processor import processed
 
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm")
 _DATA_BYTES: Final = 4 * 1024**3
 _PICTURES: Final = 1_000_000
 
@@ -45,10 +45,13 @@ def read_pictures(directory: Path, processing: Processing | None, classes: Seque
 
 
 def class_names(data: object) -> tuple[str, ...]:
-    """The classes that a directory's subdirectories name, in their order; none where they are numbers or there are none."""
+    """The classes that a directory's subdirectories name, in their order; none where they are numbers or there are none.
+
+    Raises `DataRejected`.
+    """
     if not isinstance(data, Path) or not data.is_dir():
         return ()
-    names = sorted(each.name for each in data.iterdir() if each.is_dir())
+    names = sorted({file.parent.name for file in _files(data) if file.parent != data})
     return () if all(name.isdecimal() for name in names) else tuple(names)
 
 
@@ -83,6 +86,8 @@ def _made(files: list[Path], processing: Processing) -> dict[str, Array]:
     for at, file in enumerate(files):
         try:
             array, _ = processed(wanted, file.read_bytes())
+        except DecoderMissing as error:
+            raise DataRejected(str(error)) from error
         except (InvalidInput, OSError) as error:
             raise DataRejected(f"{file} is no picture that the model can be given: {error}") from error
         if batch is None:

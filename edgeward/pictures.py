@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 from edgeward.errors import FrontDoorError
 from fleet_protocol import limits
 from fleet_protocol.errors import ProtocolError
 from fleet_protocol.processing import Processing, decode_processing
-from runtime.processing.decoding import ENCODED_BYTES
-
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm")
+from runtime.processing.decoding import ENCODED_BYTES, SUFFIXES
 
 
 class PicturesUnusable(FrontDoorError):

@@ -20,6 +20,8 @@ Pixels = NDArray[np.uint8]
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
 """GIF and WEBP: their first frame."""
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm")
+"""Of files that hold them."""
 PIXELS: Final = 64_000_000
 """Of one picture, whatever its colours."""
 ENCODED_BYTES: Final = 64 * 1024 * 1024

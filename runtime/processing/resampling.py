@@ -20,6 +20,7 @@ from fleet_protocol.processing import Filter
 from runtime.processing.decoding import Pixels
 
 _PRECISION_BITS: Final = 22
+_AT_ONCE: Final = 128 * 1024
 
 
 def resize(pixels: Pixels, height: int, width: int, *, filter: Filter, antialias: bool) -> Pixels:  # noqa: A002 - its name in the manifest
@@ -29,8 +30,9 @@ def resize(pixels: Pixels, height: int, width: int, *, filter: Filter, antialias
     if filter == "nearest":
         rows, columns = _nearest(pixels.shape[0], height), _nearest(pixels.shape[1], width)
         return pixels[rows[:, np.newaxis], columns]
-    across = _resampled(pixels, width, axis=1, antialias=antialias)
-    return _resampled(across, height, axis=0, antialias=antialias)
+    turned = np.ascontiguousarray(pixels.transpose(1, 0, 2))
+    across = _resampled(turned, width, antialias=antialias).transpose(1, 0, 2)
+    return _resampled(np.ascontiguousarray(across), height, antialias=antialias)
 
 
 def _nearest(before: int, after: int) -> NDArray[np.int64]:
@@ -40,18 +42,22 @@ def _nearest(before: int, after: int) -> NDArray[np.int64]:
     return np.minimum(places.astype(np.int64), before - 1)
 
 
-def _resampled(pixels: Pixels, size: int, *, axis: int, antialias: bool) -> Pixels:
-    before = pixels.shape[axis]
+def _resampled(lines: Pixels, size: int, *, antialias: bool) -> Pixels:
+    """The first axis resampled; the others lie together in memory, and as much of them is mixed at once as a cache holds."""
+    before, rest = lines.shape[0], lines.shape[1:]
     if before == size:
-        return pixels
+        return lines
+    flat = lines.reshape(before, -1)
     first, weights = _taps(before, size, antialias=antialias)
-    along, sides = [1, 1, 1], list(pixels.shape)
-    along[axis] = sides[axis] = size
-    total = np.full(sides, 1 << (_PRECISION_BITS - 1), np.int32)
-    for tap in range(weights.shape[1]):
-        taken = np.take(pixels, np.minimum(first + tap, before - 1), axis=axis)
-        total += taken * weights[:, tap].reshape(along)
-    return np.asarray(np.clip(total >> _PRECISION_BITS, 0, 255), np.uint8)
+    mixed = np.empty((size, flat.shape[1]), np.uint8)
+    step = max(1, _AT_ONCE // flat.shape[1])
+    for start in range(0, size, step):
+        chosen = slice(start, start + step)
+        total = np.full(mixed[chosen].shape, 1 << (_PRECISION_BITS - 1), np.int32)
+        for tap in range(weights.shape[1]):
+            total += flat[np.minimum(first[chosen] + tap, before - 1)] * weights[chosen, tap, np.newaxis]
+        mixed[chosen] = np.clip(total >> _PRECISION_BITS, 0, 255)
+    return mixed.reshape(size, *rest)
 
 
 def _taps(before: int, size: int, *, antialias: bool) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -66,4 +72,5 @@ def _taps(before: int, size: int, *, antialias: bool) -> tuple[NDArray[np.int64]
     weights = np.maximum(1.0 - np.abs((places - centres[:, np.newaxis] + 0.5) * (1.0 / spread)), 0.0)
     weights[places >= last[:, np.newaxis]] = 0.0
     weights /= weights.sum(axis=1, keepdims=True)
-    return first, (0.5 + weights * (1 << _PRECISION_BITS)).astype(np.int32)
+    used = int(np.flatnonzero(weights.any(axis=0))[-1]) + 1  # the last ones may be out of reach of every pixel
+    return first, (0.5 + weights[:, :used] * (1 << _PRECISION_BITS)).astype(np.int32)
