@@ -62,6 +62,27 @@ def test_requests_are_answered_without_a_failure_while_a_better_release_comes_an
         assert fleet.rollout(broken)["state"] == "failed"
 
 
+def test_a_release_is_tuned_and_prepared_where_it_runs_and_a_token_and_a_socket_keep_strangers_out(fleet: RealFleet) -> None:
+    (fleet.directory / "token").write_text("a secret\n")
+    settings = {
+        "EDGEWARD_AGENT_TUNE_S": "0.5",
+        "EDGEWARD_AGENT_PREPARE_FROM_BYTES": "0",
+        "EDGEWARD_AGENT_ADDRESS": f"unix:{fleet.directory / 's'}",
+        "EDGEWARD_AGENT_TOKEN_FILE": str(fleet.directory / "token"),
+    }
+    with agent_process(fleet, "attic", **settings) as agent:
+        fleet.roll_out("1.0.0")
+        until(lambda: committed(fleet, "attic", "1.0.0"), "attic runs 1.0.0")
+        kept = agent.state_dir / "prepared"
+        assert [len(list((kept / each).iterdir())) for each in ("tuned", "prepared")] == [1, 1]
+        assert agent.stop() == 0
+        agent.start()
+        with httpx.Client(base_url="http://device", transport=httpx.HTTPTransport(uds=str(fleet.directory / "s"))) as client:
+            assert client.get("/v2/models/digits").status_code == 401
+            client.headers["Authorization"] = "Bearer a secret"
+            assert client.get("/v2/models/digits").json()["versions"] == ["1.0.0"]
+
+
 def test_a_killed_agent_answers_again_before_the_network_is_there(fleet: RealFleet) -> None:
     with agent_process(fleet, "cellar") as agent:
         fleet.roll_out("1.0.0")
