@@ -1,20 +1,25 @@
-"""Edgeward's conversion beside onnxruntime's own quantizers: the same model, the same samples, one run.
+"""Edgeward's conversion beside other quantizers: the same model, the same samples, one run.
 
-Digits has real labels. ResNet-8 has no samples here: it gets random images with structure, so only agreement and noise count.
-With scikit-learn and skl2onnx on the path, two models trained on the spot are measured too. With qemu-user, static int8 with
-all 8 bits also runs on an emulated AVX2 processor without VNNI, beside what our own check predicts of it.
+`python -m bench.converters [--zoo FOLDER] [--peers VENV] [NAME …]`. Digits has real labels. ResNet-8 has no samples here: it
+gets random images with structure, so only agreement and noise count. `--zoo` adds what `bench/zoo.py` trained. `--peers` is an
+environment made by hand with `pip install nncf onnx onnxruntime`, whose NNCF is run too: its default, for transformers,
+and with accuracy control. (neural-compressor 3.10 has no ONNX backend any more.) With scikit-learn and skl2onnx on the path,
+two models trained on the spot are measured too. With qemu-user, static int8 with all 8 bits also runs on an emulated AVX2
+processor without VNNI, beside what our own check predicts of it.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,12 +43,31 @@ Array = NDArray[Any]
 
 _ROOT = Path(__file__).parents[1]
 _RESNET = _ROOT.parent / "shared" / "data" / "resnet8_cifar10" / "float.onnx"
+_PEER_SECONDS = 240
+_NNCF = """
+import sys, numpy as np, nncf, onnx, onnxruntime
+model, data, out, kind, count = sys.argv[1:]
+arrays, given = np.load(data), onnx.load(model)
+names = [value.name for value in given.graph.input]
+samples = [{name: arrays[name][at : at + 1] for name in names} for at in range(int(count))]
+data = nncf.Dataset(samples)
+def accuracy(made, _):
+    content = made.SerializeToString() if hasattr(made, "SerializeToString") else made
+    engine = onnxruntime.InferenceSession(content)
+    return float(np.mean([engine.run(None, each)[0].argmax() == label for each, label in zip(samples, arrays["label"])])), None
+if kind == "accuracy control":
+    made = nncf.quantize_with_accuracy_control(given, data, data, accuracy, max_drop=0.005, subset_size=len(samples))
+else:
+    kinds = {"transformer": nncf.ModelType.TRANSFORMER}
+    made = nncf.quantize(given, data, subset_size=len(samples), model_type=kinds.get(kind))
+onnx.save(made, out)
+"""
 _CHILD = """
 import sys, numpy, onnxruntime
 options = onnxruntime.SessionOptions(); options.intra_op_num_threads = 1
 z = numpy.load(sys.argv[2])
 engine = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-numpy.save(sys.argv[3], engine.run(None, {sys.argv[4]: z[sys.argv[4]]})[0])
+numpy.save(sys.argv[3], engine.run(None, dict(z))[0])
 """
 
 
@@ -53,29 +77,43 @@ class Case:
 
     name: str
     model: Path
-    input: str
-    samples: Array
+    inputs: dict[str, Array]
     labels: Array | None
+
+    def take(self, first: int, behind: int | None = None) -> dict[str, Array]:
+        """The samples from `first` up to `behind`."""
+        return {name: values[first:behind] for name, values in self.inputs.items()}
+
+    @property
+    def count(self) -> int:
+        """How many samples there are."""
+        return len(next(iter(self.inputs.values())))
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
     def __init__(self, case: Case, count: int) -> None:
-        self._rest = iter({case.input: case.samples[at : at + 1]} for at in range(count))
+        self._rest = iter(case.take(at, at + 1) for at in range(count))
 
     def get_next(self) -> dict[str, Array] | None:
         return next(self._rest, None)
 
 
-def measure() -> dict[str, object]:
+def measure(zoo: Path | None = None, peers: Path | None = None, names: Sequence[str] = ()) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="edgeward-bench-") as folder:
-        return {case.name: _measure(case, Path(folder)) for case in _cases(Path(folder))}
+        cases = (case for case in _cases(Path(folder), zoo) if not names or case.name in names)
+        return {case.name: _measure(case, Path(folder), peers) for case in cases}
 
 
-def _cases(work: Path) -> Iterator[Case]:
+def _cases(work: Path, zoo: Path | None) -> Iterator[Case]:
+    for path in sorted(zoo.glob("*.onnx")) if zoo else ():
+        with np.load(path.with_suffix(".npz")) as arrays:
+            found = dict(arrays)
+        labels = found.pop("label", None)
+        yield Case(path.stem, path, found, labels)
     with np.load(_ROOT / "examples" / "digits" / "digits.npz") as arrays:
-        yield Case("digits", _ROOT / "examples" / "digits" / "digits-v1.onnx", "pixels", arrays["pixels"], arrays["label"])
+        yield Case("digits", _ROOT / "examples" / "digits" / "digits-v1.onnx", {"pixels": arrays["pixels"]}, arrays["label"])
     if _RESNET.exists():
-        yield Case("resnet8 (random images)", _RESNET, "input_1", _images(192) * np.float32(255), None)
+        yield Case("resnet8 (random images)", _RESNET, {"input_1": _images(192) * np.float32(255)}, None)
     if importlib.util.find_spec("sklearn") and importlib.util.find_spec("skl2onnx"):
         yield from _scikit(work)
 
@@ -105,13 +143,13 @@ def _scikit(work: Path) -> Iterator[Case]:
             del made.graph.output[0]
         path.write_bytes(made.SerializeToString())
         labels = data.target[half:] if kind is network.MLPClassifier else None
-        yield Case(name, path, made.graph.input[0].name, x[half:], labels)
+        yield Case(name, path, {made.graph.input[0].name: x[half:]}, labels)
 
 
-def _measure(case: Case, work: Path) -> dict[str, object]:
+def _measure(case: Case, work: Path, peers: Path | None) -> dict[str, object]:
     folder = work / case.name.replace(" ", "-")
-    third = len(case.samples) // 3
-    arrays = {case.input: case.samples} | ({} if case.labels is None else {"label": case.labels.astype(np.int64)})
+    third = case.count // 3
+    arrays = case.inputs | ({} if case.labels is None else {"label": case.labels.astype(np.int64)})
     began = time.perf_counter()
     bundle = converters.convert(case.model, arrays, model="bench", version="1.0.0", out=folder)
     seconds = time.perf_counter() - began
@@ -119,7 +157,7 @@ def _measure(case: Case, work: Path) -> dict[str, object]:
     for variant in bundle.manifest.variants:
         files[f"edgeward {variant.name}"] = (bundle.path(variant.file), variant.session_options)
     failed: dict[str, object] = {}
-    for name, make in _PEERS.items():
+    for name, make in (_PEERS | _nncf(case, peers)).items():
         path = work / f"{case.name}-{name}.onnx".replace(" ", "-")
         try:
             make(case, third, path)
@@ -159,6 +197,27 @@ _PEERS: dict[str, Callable[[Case, int, Path], None]] = {
 }
 
 
+def _nncf(case: Case, peers: Path | None) -> dict[str, Callable[[Case, int, Path], None]]:
+    if peers is None:
+        return {}
+    kinds = [
+        "default",
+        *(["transformer"] if len(case.inputs) > 1 else []),
+        *(["accuracy control"] if case.labels is not None else []),
+    ]
+    return {f"NNCF, {kind}": partial(_run_nncf, peers, kind) for kind in kinds}
+
+
+def _run_nncf(peers: Path, kind: str, case: Case, count: int, path: Path) -> None:
+    data = path.with_suffix(".npz")
+    labels = {} if case.labels is None else {"label": case.labels[:count]}
+    np.savez(data, allow_pickle=False, **case.take(0, count), **labels)
+    command = [str(peers / "bin" / "python"), "-c", _NNCF, str(case.model), str(data), str(path), kind, str(min(count, 300))]
+    done = subprocess.run(command, check=False, timeout=_PEER_SECONDS, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip() or "no word").splitlines()[-1])
+
+
 def _engine(path: Path, options: dict[str, str]) -> onnxruntime.InferenceSession:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1
@@ -170,10 +229,10 @@ def _engine(path: Path, options: dict[str, str]) -> onnxruntime.InferenceSession
 
 def _compare(case: Case, files: dict[str, tuple[Path, dict[str, str]]]) -> dict[str, object]:
     engines = {name: _engine(*each) for name, each in files.items()}
-    held_out = case.samples[len(case.samples) // 3 :]
-    labels = None if case.labels is None else case.labels[len(case.samples) // 3 :]
-    answers = {name: engine.run(None, {case.input: held_out})[0] for name, engine in engines.items()}
-    one = {case.input: case.samples[:1]}
+    held_out = case.take(case.count // 3)
+    labels = None if case.labels is None else case.labels[case.count // 3 :]
+    answers = {name: engine.run(None, held_out)[0] for name, engine in engines.items()}
+    one = case.take(0, 1)
     times = medians({name: partial(engine.run, None, one) for name, engine in engines.items()}, rounds=30, batch=20)
     given = files["given"][0].stat().st_size
     found: dict[str, object] = {}
@@ -183,7 +242,7 @@ def _compare(case: Case, files: dict[str, tuple[Path, dict[str, str]]]) -> dict[
             "latency ratio": round(times[name] / times["given"], 3),
             "SQNR dB": round(parity.sqnr_db(answers["given"], answers[name]), 1),
         }
-        agreement = parity.agreement(answers["given"], answers[name]) if answers[name].shape[-1] > 1 else None
+        agreement = parity.agreement(answers["given"], answers[name]) if answers[name].ndim == 2 else None
         figures["agreement"] = None if agreement is None else round(agreement, 4)
         figures["accuracy"] = None if labels is None else round(parity.accuracy(answers[name], labels) or 0.0, 4)
         found[name] = figures
@@ -192,19 +251,19 @@ def _compare(case: Case, files: dict[str, tuple[Path, dict[str, str]]]) -> dict[
 
 def _saturation(case: Case, count: int, work: Path) -> dict[str, object]:
     """Static int8 with all 8 bits: what our check predicts for AVX2, and what an emulated AVX2 processor answers."""
-    samples = case.samples[:count]
-    quantizer = Quantizer(read_onnx(case.model), batches=lambda: [{case.input: samples}])
+    samples = case.take(0, count)
+    quantizer = Quantizer(read_onnx(case.model), batches=lambda: [samples])
     content = quantizer.apply(StaticRecipe(reduce_range=False))
     model = onnx.load_from_string(content)
-    predicted = next(emulate(model, [{case.input: samples}]))[0]
-    wanted = _engine(case.model, {}).run(None, {case.input: samples})[0]
+    predicted = next(emulate(model, [samples]))[0]
+    wanted = _engine(case.model, {}).run(None, samples)[0]
     found: dict[str, object] = {"layers at risk": len(layers_at_risk(model)), "predicted SQNR dB": _db(wanted, predicted)}
     if not shutil.which("qemu-x86_64"):
         return found | {"measured": "needs qemu-user"}
     path, data, answer = work / "full.onnx", work / "full.npz", work / "full.npy"
     path.write_bytes(content)
-    np.savez(data, allow_pickle=False, **{case.input: samples})
-    command = ["qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", _CHILD, str(path), str(data), str(answer), case.input]
+    np.savez(data, allow_pickle=False, **samples)
+    command = ["qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", _CHILD, str(path), str(data), str(answer)]
     subprocess.run(command, check=True, timeout=300, capture_output=True)
     measured = np.load(answer)
     found |= {"measured SQNR dB": _db(wanted, measured), "prediction to measurement dB": _db(measured, predicted)}
@@ -216,3 +275,16 @@ def _saturation(case: Case, count: int, work: Path) -> dict[str, object]:
 
 def _db(reference: Array, actual: Array) -> float:
     return round(parity.sqnr_db(reference, actual), 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--zoo", type=Path, help="where `python bench/zoo.py FOLDER` has put its models")
+    parser.add_argument("--peers", type=Path, help="a virtual environment with nncf")
+    parser.add_argument("names", nargs="*", help="cases to measure; all of them without")
+    given = parser.parse_args()
+    print(json.dumps(measure(given.zoo, given.peers, given.names), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ part: what the search finds is judged on them afterwards, as everything else is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -51,8 +51,8 @@ class Search:
     tell: Callable[[str, float], None]
     stopwatch: Callable[[], float] = time.perf_counter
 
-    def run(self, start: StaticRecipe, journal: Journal | None) -> list[Tried]:
-        """Everything that was tried, in order."""
+    def run(self, start: StaticRecipe, journal: Journal | None, known: Mapping[str, Score] | None = None) -> list[Tried]:
+        """Everything that was tried, in order. `known` are scores that need no trial here, unless a journal has some."""
         seconds = SHORT_SECONDS if self.settings.minutes is None else 60 * self.settings.minutes
         began = self.stopwatch()
         reference = _halved(self.reference, self.given)
@@ -72,7 +72,7 @@ class Search:
             Budget(seconds, lambda: self.stopwatch() - began, enough=self.settings.minutes is None),
             full_range=True,
             products=works_by_products(self.source),
-            known=None if journal is None else journal.known,
+            known=known if journal is None else journal.known,
             tell=note,
         )
 
@@ -133,7 +133,7 @@ def _improved(
     if plain is None or plain.model is None or not (plain.fault or hunt.settings.minutes is not None):
         return list(trials), []
     assert isinstance(plain.recipe, StaticRecipe)
-    tried = hunt.run(plain.recipe, journal)
+    tried = hunt.run(plain.recipe, journal, {key(plain.recipe): _score_of(plain, hunt.reference)})
     chosen = best(tried)
     if chosen is None or chosen.recipe == plain.recipe:
         return [_noted(trial, plain, len(tried)) for trial in trials], tried
@@ -144,6 +144,14 @@ def _improved(
         found = attempt(plain.recipe, quantizer, hunt.reference, work=hunt.work, budget=settings.budget, target=settings.target)
         return [_noted(found, found, len(tried)) if trial is plain else trial for trial in trials], tried
     return [found if trial is plain else trial for trial in trials], tried
+
+
+def _score_of(plain: Trial, reference: Reference) -> Score:
+    """What the held-out samples said of the plain recipe: where they refused it, no other samples shall take it back."""
+    assert plain.path is not None
+    assert plain.held_out is not None
+    size = plain.path.stat().st_size
+    return Score(_loss(plain, reference), plain.held_out.sqnr_db, latency=1.0, size=size, fault=plain.fault)
 
 
 def _halved_weights(trials: Sequence[Trial], quantizer: Quantizer, hunt: Search) -> list[Trial]:
