@@ -51,7 +51,7 @@ def class_names(data: object) -> tuple[str, ...]:
     """
     if not isinstance(data, Path) or not data.is_dir():
         return ()
-    names = sorted({file.parent.name for file in _files(data) if file.parent != data})
+    names = sorted({file.parent.name for file in _found(data) if file.parent != data})
     return () if all(name.isdecimal() for name in names) else tuple(names)
 
 
@@ -65,11 +65,16 @@ def check_fits(processing: Processing | None, inputs: tuple[TensorSpec, ...], ou
         raise SettingsRejected(f"The {error}. Correct the processing file.") from error
 
 
-def _files(directory: Path) -> list[Path]:
+def _found(directory: Path) -> list[Path]:
     try:
-        found = sorted(each for each in (*directory.glob("*"), *directory.glob("*/*")) if each.suffix.lower() in SUFFIXES)
+        return sorted(each for each in (*directory.glob("*"), *directory.glob("*/*")) if each.suffix.lower() in SUFFIXES)
     except OSError as error:
         raise DataRejected(f"{directory} cannot be read: {error.strerror or error}.") from error
+
+
+def _files(directory: Path) -> list[Path]:
+    """The pictures of all classes, or those of no class. Raises `DataRejected` where there are none, or both."""
+    found = _found(directory)
     if not found or len(found) > _PICTURES:
         raise DataRejected(
             f"{directory} holds {len(found)} pictures ({', '.join(SUFFIXES)}), itself or in directories of classes; "
