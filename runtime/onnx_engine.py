@@ -182,12 +182,17 @@ def _on(
         raise
     except Exception as error:  # onnxruntime's errors have no common root
         raise ModelRejected(f"{path} is not a model that onnxruntime {ort.__version__} can load: {_said(error)}") from error
+    check_taken(asked, left, path)
+    return session, left
+
+
+def check_taken(asked: providers.Asked, left: Left, path: Path) -> None:
+    """Raises `EngineUnavailable` when the provider left every node to the CPU."""
     if left.nodes and not left.taken_share:
         raise EngineUnavailable(
             f"{asked.describe()} takes none of the {left.nodes} nodes of {path}; all would run on the CPU. "
             "Ask for the CPU, or for another variant."
         )
-    return session, left
 
 
 def open_session(

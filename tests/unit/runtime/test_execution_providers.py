@@ -92,6 +92,14 @@ def test_what_is_left_to_the_cpu_is_counted_and_named() -> None:
     assert Left(Counter(), 12).describe() == ""
 
 
+def test_a_provider_that_takes_no_node_is_refused() -> None:
+    asked, path = providers.parse("cuda"), Path("model.onnx")
+    with pytest.raises(EngineUnavailable, match=r"CUDA takes none of the 3 nodes of model\.onnx"):
+        onnx_engine.check_taken(asked, Left(Counter({"TopK": 3}), 3), path)
+    onnx_engine.check_taken(asked, Left(Counter({"TopK": 2}), 3), path)
+    onnx_engine.check_taken(asked, Left(Counter(), 0), path)  # an onnxruntime that does not say
+
+
 def test_many_kinds_of_nodes_are_not_all_named() -> None:
     left = Left(Counter("abcdef"), 10)
     assert left.describe() == ", 6 of 10 nodes on the CPU (a, b, c, d…)"
