@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import hashlib
 import math
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -30,12 +31,15 @@ from fleet_protocol.tensors import NUMPY_NAMES, TensorSpec
 Array = NDArray[Any]
 
 LABEL: Final = "label"
+UNNAMED: Final = "samples"
+"""Where data is one array without a name: it goes to the model's only input."""
 SAMPLES_AT_LEAST: Final = 32
 """Fewer cannot be split into calibration, golden and held-out samples that each say anything."""
 EVALUATION_AT_LEAST: Final = 8
 
 _LABEL_AT_MOST: Final = 2**31
 _DATA_BYTES: Final = 4 * 1024**3
+_PIECE_BYTES: Final = 32 * 1024**2
 _DEFLATE_RATIO: Final = 1100
 """Deflate cannot shrink anything further than 1032 times."""
 _CALIBRATION: Final = 512
@@ -59,7 +63,7 @@ class Dataset:
     def take(self, indices: NDArray[np.int64]) -> Dataset:
         """These samples, in this order."""
         return Dataset(
-            inputs={name: values[indices] for name, values in self.inputs.items()},
+            inputs={name: _taken(values, indices) for name, values in self.inputs.items()},
             labels=None if self.labels is None else self.labels[indices],
             digest=self.digest,
         )
@@ -121,9 +125,10 @@ def make_dataset(arrays: Mapping[str, Array], specs: tuple[TensorSpec, ...]) -> 
     """The same from arrays in memory. Raises `DataRejected`."""
     state = hashlib.sha256()
     for name in sorted(arrays):
-        values = np.ascontiguousarray(arrays[name])
+        values = _contiguous(arrays[name])
         state.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
-        state.update(values.tobytes())
+        for start in range(0, len(values) if values.ndim else 0, _rows(values)):
+            state.update(values[start : start + _rows(values)].tobytes())
     return _fit(dict(arrays), specs, digest=f"sha256:{state.hexdigest()}", what="The data")
 
 
@@ -185,11 +190,32 @@ def _fit_input(values: Array, spec: TensorSpec, what: str) -> Array:
         )
     if values.dtype.kind == "f":
         _refuse_not_finite(values, spec, what)
-    return np.ascontiguousarray(values)
+    return _contiguous(values)
+
+
+def _contiguous(values: Array) -> Array:
+    """As it is where it can be: numpy's own function makes an array in memory of one on disk."""
+    return values if values.flags.c_contiguous and isinstance(values, np.ndarray) else np.ascontiguousarray(values)
+
+
+def _rows(values: Array) -> int:
+    """So many samples are looked at together."""
+    return max(1, _PIECE_BYTES // max(1, values.nbytes // max(1, len(values))))
+
+
+def _taken(values: Array, indices: NDArray[np.int64]) -> Array:
+    """These samples; beside the others on disk where they come from there and are many."""
+    if not isinstance(values, np.memmap) or len(indices) <= _rows(values) or values.filename is None:
+        return values[indices]
+    with tempfile.NamedTemporaryFile(dir=Path(values.filename).parent, suffix=".samples", delete=False) as file:
+        for start in range(0, len(indices), _rows(values)):
+            file.write(values[indices[start : start + _rows(values)]].tobytes())
+    return np.memmap(file.name, values.dtype, mode="r", shape=(len(indices), *values.shape[1:]))
 
 
 def _refuse_not_finite(values: Array, spec: TensorSpec, what: str) -> None:
-    fine = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    pieces = (values[start : start + _rows(values)] for start in range(0, len(values), _rows(values)))
+    fine = np.concatenate([np.isfinite(piece).reshape(len(piece), -1).all(axis=1) for piece in pieces])
     if not fine.all():
         raise DataRejected(
             f"{what}: {spec.name!r} holds NaN or infinity in {int((~fine).sum())} of {len(values)} samples, first in sample "

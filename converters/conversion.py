@@ -10,16 +10,18 @@ import dataclasses
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
+import numpy as np
 
 import runtime
 from converters import assembly, details, evaluation
-from converters.calibration import EVALUATION_AT_LEAST, Array, Dataset, load_dataset, make_dataset, peek, split
+from converters.answering import Evaluate, name_of, score
+from converters.calibration import EVALUATION_AT_LEAST, UNNAMED, Array, Dataset, load_dataset, make_dataset, peek, split
 from converters.choice import Choice, choose
 from converters.errors import AccuracyRefused, DataRejected, RecipeFailed, SettingsRejected, SourceRejected
 from converters.journal import Journal, journal_path
@@ -45,6 +47,7 @@ from converters.search import Tried
 from converters.searching import Search, improve, told, works_by_products
 from converters.settings import Settings, check_settings
 from converters.sources import SAMPLES, Source, Trust, read_source
+from converters.spool import spool
 from converters.targets import Target, recipes
 from converters.trained import Trained, candidates, notes, variants
 from converters.trial import Reference, Trial, attempt
@@ -59,7 +62,10 @@ from fleet_protocol.tensors import TensorSpec
 Progress = Callable[[str, float], None]
 """Told what is being done, and how much of the whole is done, in [0, 1]."""
 
-Data = Path | Mapping[str, Array]
+Data = Path | Mapping[str, Array] | Iterable[object]
+"""An `.npz` or a directory of pictures; arrays by name; or batches one after another (`converters.spool` says of what)."""
+
+Gathered = Path | Mapping[str, Array]
 
 _TIMING_SECONDS: Final = 2.0
 _GIVEN: Final = "given"
@@ -79,7 +85,7 @@ def convert(
     model: str,
     version: str,
     out: Path,
-    evaluate: Data | None = None,
+    evaluate: Data | Evaluate | None = None,
     budget: float = 0.005,
     min_accuracy: float | None = None,
     max_regression: float = 0.1,
@@ -101,8 +107,10 @@ def convert(
     with its weights in `state`, or a model of those frameworks itself. Nothing is unpickled unless `trust_pickle`.
 
     `calibration` holds samples that the model was not trained with: an `.npz` or arrays by name, one for each model input,
-    first axis the sample, and `label` (class numbers) where known. They are split by `seed` into parts that share none; with
-    `evaluate`, accuracy is measured there instead. `classes` names the classes; the other settings are `Settings`'. With
+    first axis the sample, and `label` (class numbers) where known; or an iterable of batches, which never are in memory
+    together. They are split by `seed` into parts that share none; with data as `evaluate`, accuracy is measured there instead.
+    A function as `evaluate` is given each model, which answers arrays, and says how good it is: more is better, and a
+    variant may lose `budget` of it. `classes` names the classes; the other settings are `Settings`'. With
     `tflite` the bundle also carries variants for LiteRT, emitted from the ONNX model: float, static int8, dynamic, weight-only.
     `target` names the processors that it is for. With `minutes` the static recipe is searched for so long; without, only
     where the plain one misses the budget, for at most a minute. A search that was stopped goes on when it is asked for again.
@@ -132,11 +140,12 @@ def convert(
         processing=processing,
     )
     check_settings(settings)
-    calibration = _pictured(calibration, settings)
-    evaluate = None if evaluate is None else _pictured(evaluate, settings)
     progress("reading the model", 0.0)
     try:
         with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
+            calibration = _gathered(calibration, settings, Path(work) / "calibration")
+            if evaluate is not None and not callable(evaluate):
+                evaluate = _gathered(evaluate, settings, Path(work) / "evaluation")
             original = read_source(source, lambda: peek(calibration, SAMPLES), Path(work), Trust(state, pickles=trust_pickle))
             tried = recipes(target, products=works_by_products(original))
             named = settings.classes or original.classes
@@ -186,7 +195,7 @@ class _Conversion:
         self._progress = progress
         self._trained = trained
 
-    def run(self, calibration: Data, evaluate: Data | None) -> Bundle:
+    def run(self, calibration: Gathered, evaluate: Gathered | Evaluate | None) -> Bundle:
         content = self._source.content()
         check_room(shutil.disk_usage(self._work).free, len(content), self._work.parent)
         given = self._work / "given.onnx"
@@ -194,8 +203,10 @@ class _Conversion:
         model = evaluation.load_source(given, self._source.path)
         try:
             check_fits(self._settings.processing, model.inputs, model.outputs)
-            data, held_out = self._read_data(model.inputs, calibration, evaluate)
+            data, held_out = self._read_data(model.inputs, calibration, None if callable(evaluate) else evaluate)
             reference = self._reference(model, data, held_out)
+            if callable(evaluate):
+                reference = _by_own_metric(evaluate, reference, model)
             self._check_accuracy(reference)
             slim = self._compress(reference)
             source = dataclasses.replace(self._source, model=slim.model)
@@ -215,7 +226,7 @@ class _Conversion:
             model.close()
 
     def _read_data(
-        self, specs: tuple[TensorSpec, ...], calibration: Data, evaluate: Data | None
+        self, specs: tuple[TensorSpec, ...], calibration: Gathered, evaluate: Gathered | None
     ) -> tuple[Dataset, Dataset | None]:
         self._progress("reading the data", 0.05)
         data = _dataset(calibration, specs)
@@ -358,15 +369,32 @@ class _Conversion:
         return codec.encode_readable(make_profile(inputs, answers, variant=first.recipe.name, classes=self._settings.classes))
 
 
-def _pictured(given: Data, settings: Settings) -> Data:
-    """A directory of pictures as arrays; anything else as it is."""
-    if isinstance(given, Path) and given.is_dir():
-        return read_pictures(given, settings.processing, settings.classes)
-    return given
+def _gathered(given: Data, settings: Settings, directory: Path) -> Gathered:
+    """A directory of pictures as arrays, batches as arrays on disk; anything else as it is."""
+    if isinstance(given, Path):
+        return read_pictures(given, settings.processing, settings.classes) if given.is_dir() else given
+    if isinstance(given, Mapping):
+        return given
+    directory.mkdir()
+    return spool([given] if isinstance(given, np.ndarray) else given, directory)
 
 
-def _dataset(given: Data, specs: tuple[TensorSpec, ...]) -> Dataset:
-    return load_dataset(given, specs) if isinstance(given, Path) else make_dataset(given, specs)
+def _dataset(given: Gathered, specs: tuple[TensorSpec, ...]) -> Dataset:
+    if isinstance(given, Path):
+        return load_dataset(given, specs)
+    if len(specs) == 1 and UNNAMED in given and specs[0].name not in given:
+        given = {specs[0].name if name == UNNAMED else name: values for name, values in given.items()}
+    return make_dataset(given, specs)
+
+
+def _by_own_metric(evaluate: Evaluate, reference: Reference, model: runtime.Model) -> Reference:
+    """The reference judged by a caller's function, which is asked about the float model once."""
+    try:
+        before = score(evaluate, reference.answering(model))
+    except RecipeFailed as error:
+        raise SettingsRejected(f"The float model {error}.") from error
+    own = evaluation.Metric(name_of(evaluate), lambda _outputs, _samples: before, lambda answering: score(evaluate, answering))
+    return dataclasses.replace(reference, metric=own)
 
 
 def _pictures(report: ParityReport, reference: Reference) -> dict[int, str]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import runtime
 from converters import metrics
+from converters.answering import Answering
 from converters.calibration import Dataset
 from converters.errors import DataRejected, RecipeFailed, SourceRejected
 from fleet_protocol.tensors import DYNAMIC, TensorSpec
@@ -55,10 +56,14 @@ class Quality:
 
 @dataclass(frozen=True)
 class Metric:
-    """Another measure of quality than accuracy: `of` takes outputs and the samples that they are for; more is better."""
+    """Another measure of quality than accuracy: `of` takes outputs and the samples that they are for; more is better.
+
+    Where a caller brought it, `asks` takes the model itself, and `of` gives the float model's score.
+    """
 
     name: str
     of: Callable[[Outputs, Dataset], float]
+    asks: Callable[[Answering], float] | None = None
 
 
 def anomaly_metric(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], data: Dataset) -> Metric | None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 import runtime
+from converters.answering import Answering, Ask
 from converters.calibration import Parts
 from converters.errors import RecipeFailed
 from converters.evaluation import Metric, Outputs, Quality, judge, load_variant, run
@@ -49,15 +50,19 @@ class Reference:
     metric: Metric | None = None
     """What else the held-out samples are judged by."""
 
-    def judge(self, outputs: Outputs) -> Quality:
-        """The quality of a variant's outputs for the held-out samples. Raises `RecipeFailed`."""
-        held_out = self.parts.held_out
+    def judge(self, outputs: Outputs, answering: Answering | None = None) -> Quality:
+        """The quality of a variant's outputs for the held-out samples; `answering` is that variant. Raises `RecipeFailed`."""
+        held_out, metric = self.parts.held_out, self.metric
         quality = judge(self.held_out, outputs, held_out.labels, self.classes)
-        return (
-            quality
-            if self.metric is None
-            else replace(quality, score=self.metric.of(outputs, held_out), metric=self.metric.name, guess=None)
-        )
+        if metric is None:
+            return quality
+        if metric.asks is not None and answering is not None:
+            return replace(quality, score=metric.asks(answering), metric=metric.name, guess=None)
+        return replace(quality, score=metric.of(outputs, held_out), metric=metric.name, guess=None)
+
+    def answering(self, ask: Ask) -> Answering:
+        """A model as a metric sees it; `ask` runs one batch of it."""
+        return Answering(ask, list(self.parts.held_out.inputs), list(self.held_out), self.batch)
 
     def own(self) -> Quality:
         """The float model's own quality."""
@@ -119,7 +124,7 @@ def attempt(
 def _measure(trial: Trial, model: runtime.Model, reference: Reference, budget: float) -> Trial:
     parts = reference.parts
     outputs = run(model, parts.held_out, batch=reference.batch)
-    held_out = reference.judge(outputs)
+    held_out = reference.judge(outputs, reference.answering(model))
     golden = judge(reference.golden, run(model, parts.golden, batch=1), parts.golden.labels, reference.classes)
     fault = "" if trial.recipe == FLOAT else over_budget(held_out, reference, budget)
     return Trial(trial.recipe, fault, trial.path, model, golden, held_out, outputs, doubt=doubt(held_out, reference, budget))
@@ -144,7 +149,9 @@ def saturate(model: onnx.ModelProto, reference: Reference, budget: float) -> Sat
     names = [value.name for value in model.graph.output]
     pieces = list(emulate(model, some.parts.held_out.batches(reference.batch)))
     outputs = {name: np.concatenate([piece[at] for piece in pieces]) for at, name in enumerate(names)}
-    quality = some.judge(outputs)
+    quality = some.judge(
+        outputs, some.answering(lambda given: dict(zip(names, next(emulate(model, [dict(given)])), strict=True)))
+    )
     return Saturated(layers=len(layers), quality=quality, fault=over_budget(quality, some, budget))
 
 

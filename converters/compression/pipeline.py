@@ -20,7 +20,8 @@ from converters.compression.objective import form_of
 from converters.compression.recipes import TrainingRecipe, check_recipes
 from converters.compression.shelf import Shelf
 from converters.compression.workshop import Order, work_off
-from converters.conversion import Data, Progress, convert, silent
+from converters.conversion import Gathered as Data
+from converters.conversion import Progress, convert, silent
 from converters.errors import DataRejected, RecipeFailed, SettingsRejected, SourceRejected
 from converters.metrics import all_finite
 from converters.recipe import TFLITE, TrainedRecipe
