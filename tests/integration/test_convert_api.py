@@ -127,7 +127,7 @@ def _branches(path: Path) -> Path:
         helper.make_node("Sigmoid", ["sum"], ["gate"]),
     ]
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 8]) for name in ("a", "b")]
-    outputs = [helper.make_tensor_value_info(*each) for each in (("scores", 1, ["batch", 3]), ("gate", 1, ["batch", 4]))]
+    outputs = [helper.make_tensor_value_info(name, 1, ["batch", size]) for name, size in (("scores", 3), ("gate", 4))]
     graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(v, k) for k, v in weights.items()])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
