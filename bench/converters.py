@@ -147,6 +147,7 @@ def _scikit(work: Path) -> Iterator[Case]:
 
 
 def _measure(case: Case, work: Path, peers: Path | None) -> dict[str, object]:
+    print(f"measuring {case.name} …", file=sys.stderr)
     folder = work / case.name.replace(" ", "-")
     third = case.count // 3
     arrays = case.inputs | ({} if case.labels is None else {"label": case.labels.astype(np.int64)})
@@ -161,6 +162,7 @@ def _measure(case: Case, work: Path, peers: Path | None) -> dict[str, object]:
         path = work / f"{case.name}-{name}.onnx".replace(" ", "-")
         try:
             make(case, third, path)
+            _engine(path, {})
         except Exception as error:  # noqa: BLE001  # a peer that fails, however it does, is a result
             failed[name] = {"failed": str(error).splitlines()[0][:200]}
         else:
