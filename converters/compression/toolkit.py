@@ -29,12 +29,15 @@ def torch_pruning() -> ModuleType:
 def torchao(name: str) -> ModuleType:
     """A module of torchao, without its talk about kernels for processors that are not here."""
     torch()
-    level = logging.getLogger("torchao").level
-    logging.getLogger("torchao").setLevel(logging.ERROR)
+    loggers = [logging.getLogger(each) for each in ("torchao", "torch.utils._pytree")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
     try:
         return load(f"torchao.{name}", "torchao")
     finally:
-        logging.getLogger("torchao").setLevel(level)
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
 
 
 def load(module: str, package: str) -> ModuleType:

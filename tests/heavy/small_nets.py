@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-class Digits(nn.Module):
+class Digits(nn.Module):  # type: ignore[misc]  # torch is not always installed
     """8×8 pixels (0 to 16) to the probabilities of ten digits."""
 
     def __init__(self, first: int = 16, second: int = 32, third: int = 64) -> None:
@@ -26,7 +26,7 @@ class Digits(nn.Module):
         return torch.softmax(self.head(self.features(pixels / 16.0)), dim=1)
 
 
-class Residual(nn.Module):
+class Residual(nn.Module):  # type: ignore[misc]  # torch is not always installed
     """Two inputs, a residual sum, a depthwise convolution, and two outputs: scores, and one value a sample."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Residual(nn.Module):
         return self.scores(mixed), self.value(torch.cat([mixed, extra], dim=1))
 
 
-class Regressor(nn.Module):
+class Regressor(nn.Module):  # type: ignore[misc]  # torch is not always installed
     """Eight numbers to three, with no class in sight."""
 
     def __init__(self, hidden: int = 64) -> None:
@@ -51,10 +51,10 @@ class Regressor(nn.Module):
         self.layers = nn.Sequential(nn.Linear(8, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)  # type: ignore[no-any-return]  # torch is not always installed, so its types are not known
+        return self.layers(x)
 
 
-class Fragile(nn.Module):
+class Fragile(nn.Module):  # type: ignore[misc]  # torch is not always installed
     """Computes well until a step of training makes its parameter negative."""
 
     def __init__(self) -> None:
