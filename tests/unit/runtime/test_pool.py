@@ -285,6 +285,11 @@ def test_models_that_never_fit_together_take_turns_under_load_and_nobody_fails()
     until(lambda: sum(each.memory_bytes for each in pool.standings()) <= 100 * MB, "the budget holds")
 
 
+def test_a_small_one_stays_when_a_large_one_must_go_anyway() -> None:
+    small, large = Resident("small", 10, idle_s=100.0), Resident("large", 50, idle_s=50.0)
+    assert choose(Newcomer("new", 40), [small, large], 60) == [large]
+
+
 residents = st.lists(
     st.builds(
         Resident,
