@@ -15,6 +15,8 @@ def explanation(report: ParityReport, timing: Timing | None) -> list[str]:
 def _lines(report: ParityReport, timing: Timing | None) -> Iterator[str]:
     samples = report.samples
     measure = "accuracy on their labels" if samples.labelled else "their nearness to the float model's answers"
+    score = next((variant.score for variant in report.variants if variant.score is not None), None)
+    measure = measure if score is None else score.metric
     yield (
         f"{samples.calibration} samples gave the ranges, {samples.golden} go to the devices, and {samples.held_out} others "
         f"judged by {measure}; the budget is {report.budget * 100:g} points."

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 import converters
 from converters.explain import explanation
-from converters.parity import AccuracyReport, ParityReport, Timing, VariantReport
+from converters.parity import ParityReport, Timing, VariantReport
 from edgeward import terminal
 
 
@@ -45,8 +45,8 @@ def _row(variant: VariantReport, timing: Timing | None) -> tuple[str, ...]:
     return (
         variant.name,
         "yes" if variant.shipped else "no",
-        "–" if variant.accuracy is None else f"{variant.accuracy.value:.4f}",
-        _change(variant.accuracy),
+        _quality(variant),
+        _change(variant),
         "–" if variant.size is None else terminal.in_bytes(variant.size),
         "–" if variant.size_ratio is None else f"{variant.size_ratio:.2f}",
         terminal.in_time(None if measured is None else measured.seconds),
@@ -54,5 +54,13 @@ def _row(variant: VariantReport, timing: Timing | None) -> tuple[str, ...]:
     )
 
 
-def _change(accuracy: AccuracyReport | None) -> str:
-    return "–" if accuracy is None else f"{accuracy.change * 100:+.2f} pt"
+def _quality(variant: VariantReport) -> str:
+    if variant.score is not None:
+        return f"{variant.score.metric} {variant.score.value:.4f}"
+    return "–" if variant.accuracy is None else f"{variant.accuracy.value:.4f}"
+
+
+def _change(variant: VariantReport) -> str:
+    if variant.score is not None:
+        return f"{variant.score.change:+.4f}"
+    return "–" if variant.accuracy is None else f"{variant.accuracy.change * 100:+.2f} pt"
