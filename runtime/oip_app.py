@@ -51,7 +51,7 @@ class OpenInference:
 
     def _server(self, exchange: Exchange) -> Response:
         match exchange.parts[1:]:
-            case []:
+            case [] | [""]:  # the protocol's OpenAPI document says `/v2/`
                 answer = json_response(oip_facts.server())
             case ["health", "live"]:
                 answer = json_response({"live": True})
