@@ -29,7 +29,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from converters.equalize import equalize
 from converters.errors import RecipeFailed
-from converters.graph_view import GraphView, layer_weights
+from converters.graph_view import GraphView, has_subgraphs, layer_weights
 from converters.lossless import PROOF_DB, likeness, simplify, strip_names
 from converters.ranges import Ranges
 from converters.recipe import (
@@ -214,9 +214,11 @@ class Quantizer:
         even = onnx.ModelProto()
         even.CopyFrom(model)
         samples = list(itertools.islice(self._batches(), 2))
-        if not samples or not equalize(even, samples):
+        try:
+            changed = not has_subgraphs(model) and bool(samples) and equalize(even, samples) > 0
+            return even if changed and likeness(model, even, samples) >= PROOF_DB else model
+        except RecipeFailed:  # what cannot be looked into is left as it is; the recipes say what is wrong with it
             return model
-        return even if likeness(model, even, samples) >= PROOF_DB else model
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types

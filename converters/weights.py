@@ -14,6 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from converters.graph_view import has_subgraphs
+
 _LEVELS: Final = 127
 
 
@@ -70,6 +72,8 @@ def quantize_tables(model: onnx.ModelProto, *, smallest: int = 4096) -> int:
     Rows are picked first and unpacked then, so that a large table costs no more time than a small one.
     """
     graph = model.graph
+    if has_subgraphs(model):  # they may read a table too, unseen from here
+        return 0
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     fixed = {value.name for value in (*graph.input, *graph.output)}
     count = 0
