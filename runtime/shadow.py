@@ -61,7 +61,7 @@ class Allowance:
     """
 
     share: float = 0.1
-    cpu_share: float = 0.1
+    cpu_share: float = 0.05
     queue_bytes: int = 16 * MIB
     memory_bytes: int = 2048 * MIB
     threads: int = 1

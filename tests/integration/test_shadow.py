@@ -122,6 +122,21 @@ def test_a_candidate_that_hangs_costs_no_live_request_anything_but_memory_within
         ask(host)
 
 
+def test_a_copy_gives_its_room_back(tmp_path: Path) -> None:
+    size = PIXELS["pixels"].nbytes + 4 * models.CLASSES * 4
+    allowance = Allowance(share=1.0, cpu_share=1.0, queue_bytes=size)
+    with shadowed(live(tmp_path), live(tmp_path), allowance) as (host, shadow):
+        asked_until(host, shadow, "compared", 5)
+
+
+def test_live_answers_that_are_no_numbers_are_not_copied(tmp_path: Path) -> None:
+    bad = models.not_a_number(tmp_path / "live.onnx")
+    with shadowed(bad, models.linear_classifier(tmp_path / "candidate.onnx")) as (host, shadow):
+        for _ in range(5):
+            assert not host.infer("live", PIXELS).finite
+        assert shadow.record().requests == {}
+
+
 def test_what_was_spent_must_be_earned_before_the_next_copy(tmp_path: Path) -> None:
     allowance = Allowance(share=1.0, cpu_share=0.01)
     with shadowed(live(tmp_path), live(tmp_path), allowance) as (host, shadow):

@@ -78,6 +78,13 @@ def test_whoever_waits_as_told_stays_within_the_share(share: float, work: list[t
     assert account.share(now) <= share + 1e-6 or spent == 0
 
 
+def test_what_was_not_earned_yet_adds_up() -> None:
+    account = CpuAccount(0.5, now=0.0)
+    account.spend(1.0, began=0.0)
+    account.spend(1.0, began=0.5)
+    assert account.wait_s(0.5) == pytest.approx(3.5)
+
+
 def test_idle_time_saves_nothing_for_later() -> None:
     account = CpuAccount(0.5, now=0.0)
     account.spend(1.0, began=100.0)
