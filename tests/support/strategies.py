@@ -29,7 +29,9 @@ digests = st.binary(min_size=32, max_size=32).map(lambda raw: "sha256:" + raw.he
 boots = st.binary(min_size=16, max_size=16)
 counts = st.integers(0, 2**53 - 1)
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-phases = st.sampled_from(["idle", "fetching", "verifying", "staged", "gating", "preparing", "activating", "probation", "rolling_back"])
+phases = st.sampled_from(
+    ["idle", "fetching", "verifying", "staged", "gating", "preparing", "activating", "probation", "rolling_back"]
+)
 fractions = st.floats(0, 1)
 latencies = st.floats(1e-9, 1e6)
 
