@@ -23,7 +23,7 @@ from converters.errors import DataRejected, SourceRejected
 from converters.sources.exchange import Array, Reading, Request, Samples, needed
 from converters.sources.folding import fold
 from converters.sources.layouts import fitting
-from converters.sources.matching import free_first_axis, match, rename
+from converters.sources.matching import free_first_axis, match, rename, sort_nodes
 
 _OPSET: Final = 17
 _SIGNATURE: Final = "serving_default"
@@ -224,9 +224,12 @@ def _fitting(values: Array, spec: Any, name: str) -> Array:  # noqa: ANN401
 
 def _to_onnx(tensorflow: Any, tf2onnx: Any, saved: Saved) -> onnx.ModelProto:  # noqa: ANN401
     names = list(saved.inputs)
-    flat = tensorflow.function(
-        lambda *values: [saved.function(**dict(zip(names, values, strict=True)))[name] for name in saved.outputs]
-    )
+
+    def call(*values: Any) -> list[Any]:  # noqa: ANN401
+        answered = saved.function(**dict(zip(names, values, strict=True)))
+        return [answered[name] for name in saved.outputs]
+
+    flat = tensorflow.function(call)
     specs = [tensorflow.TensorSpec(spec.shape, spec.dtype, name=f"in{at}") for at, spec in enumerate(saved.inputs.values())]
     try:
         made, _ = tf2onnx.convert.from_function(flat, input_signature=specs, opset=_OPSET)
@@ -239,6 +242,7 @@ def _to_onnx(tensorflow: Any, tf2onnx: Any, saved: Saved) -> onnx.ModelProto:  #
             f"The node {strange[0].name!r} ({strange[0].op_type}) has no ONNX form. Build that part from other layers."
         )
     _order(model, len(specs))
+    sort_nodes(model)
     free_first_axis(model)
     return model
 

@@ -53,6 +53,38 @@ def free_first_axis(model: onnx.ModelProto) -> None:
             dims[0].dim_param = "batch"
 
 
+def sort_nodes(model: onnx.ModelProto) -> None:
+    """Put nodes and constants into the order in which the outputs need them, in place: exporters' threads deal them out anew.
+
+    Graphs inside nodes read values that their nodes do not name, so that models with such nodes stay as they are.
+    """
+    graph = model.graph
+    if any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
+        return
+    made_by = {name: node for node in graph.node for name in node.output if name}
+    ordered: list[onnx.NodeProto] = []
+    done: set[int] = set()
+    waiting = [(made_by[value.name], False) for value in reversed(graph.output) if value.name in made_by]
+    while waiting:
+        node, fed = waiting.pop()
+        if id(node) in done:
+            continue
+        if fed:
+            done.add(id(node))
+            ordered.append(node)
+        else:
+            waiting.append((node, True))
+            waiting += [(made_by[name], False) for name in reversed(node.input) if name in made_by]
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    constants = {tensor.name: tensor.SerializeToString() for tensor in graph.initializer}
+    wanted = [*(name for node in nodes for name in node.input), *(value.name for value in graph.output)]
+    used = dict.fromkeys(name for name in wanted if name in constants)
+    for field in (graph.node, graph.initializer):
+        del field[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(onnx.TensorProto.FromString(constants[name]) for name in used)
+
+
 def _free(name: str, taken: set[str]) -> str:
     count = 1
     while f"{name}_{count}" in taken:
