@@ -30,7 +30,7 @@ def dense(*, order: tuple[int, ...] = (0, 1, 2, 3)) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def answers(model: onnx.ModelProto, name: str = "y") -> np.ndarray:  # type: ignore[type-arg]  # of floats
+def answers(model: onnx.ModelProto, name: str = "y") -> np.ndarray:
     return np.asarray(next(observe(model, [name], [SAMPLES]))[name])
 
 
