@@ -140,22 +140,40 @@ def convert(
         processing=processing,
     )
     check_settings(settings)
-    progress("reading the model", 0.0)
+    given = _Given(source, Trust(state, pickles=trust_pickle), calibration, evaluate, trained, tflite)
     try:
         with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
-            calibration = _gathered(calibration, settings, Path(work) / "calibration")
-            if evaluate is not None and not callable(evaluate):
-                evaluate = _gathered(evaluate, settings, Path(work) / "evaluation")
-            original = read_source(source, lambda: peek(calibration, SAMPLES), Path(work), Trust(state, pickles=trust_pickle))
-            tried = recipes(target, products=works_by_products(original))
-            named = settings.classes or original.classes
-            settings = dataclasses.replace(settings, recipes=(*tried, *TFLITE) if tflite else tried, classes=named)
-            return _Conversion(settings, original, Path(work), progress, trained).run(calibration, evaluate)
+            return _converted(settings, given, Path(work), progress)
     except OSError as error:
         raise BundleUnwritable(
             f"The conversion cannot write its temporary files in {tempfile.gettempdir()}: {error.strerror or error}. "
             "Free space there, or set TMPDIR to another directory."
         ) from error
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a conversion starts from."""
+
+    source: object
+    trust: Trust
+    calibration: Data
+    evaluate: Data | Evaluate | None
+    trained: Sequence[Trained]
+    tflite: bool
+
+
+def _converted(settings: Settings, given: _Given, work: Path, progress: Progress) -> Bundle:
+    """Gather the data, read the model, and run the pipeline with the recipes that fit both."""
+    progress("reading the model", 0.0)
+    calibration, evaluate = _gathered(given.calibration, settings, work / "calibration"), given.evaluate
+    if evaluate is not None and not callable(evaluate):
+        evaluate = _gathered(evaluate, settings, work / "evaluation")
+    original = read_source(given.source, lambda: peek(calibration, SAMPLES), work, given.trust)
+    tried = recipes(settings.target, products=works_by_products(original))
+    named = settings.classes or original.classes
+    settings = dataclasses.replace(settings, recipes=(*tried, *TFLITE) if given.tflite else tried, classes=named)
+    return _Conversion(settings, original, work, progress, given.trained).run(calibration, evaluate)
 
 
 def check_room(free: int, model: int, where: Path) -> None:
