@@ -25,12 +25,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 import runtime
 from bench.interleaved import medians, ratios
-from runtime import measurement, memory, prepared, sources, tuner
+from runtime import sources
 from runtime.device_facts import usable_cores
 from runtime.engine import Array
 from runtime.example_inputs import example
-from runtime.shadow import Shadow
-from runtime.tuning import Candidate, Condition, Objective
+from runtime.hosting import memory
+from runtime.shadowing.shadow import Shadow
+from runtime.tuning import measurement, prepared, tuner
+from runtime.tuning.record import Candidate, Condition, Objective
 
 ROOT: Final = Path(__file__).parents[1]
 RESNET: Final = ROOT.parent / "shared" / "data" / "resnet8_cifar10" / "float.onnx"

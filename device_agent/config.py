@@ -14,7 +14,7 @@ from fleet_io import config
 from fleet_io.errors import ConfigurationError
 from fleet_protocol.limits import MIB
 from fleet_protocol.names import Name
-from runtime.readiness import Effort
+from runtime.tuning.readiness import Effort
 
 ENVIRONMENT_PREFIX: Final = "EDGEWARD_AGENT"
 

@@ -40,7 +40,7 @@ from fleet_io.ownership import owning
 from fleet_io.transport import Transport
 from runtime import ModelHost
 from runtime.gate import examine
-from runtime.server import LocalServer
+from runtime.local_server.server import LocalServer
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Prepares and tunes what passed the gate, under `prepared/` in the state directory: advice, never a condition.
 
 All of it may be deleted at any time; then models load as they are, as they do when anything here fails. How a model is
-prepared, tuned and loaded so is `runtime.readiness`'s.
+prepared, tuned and loaded so is `runtime.tuning.readiness`'s.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Final
 
 from device_agent.content import ContentStore
 from fleet_io import durable
-from runtime import Model, readiness
-from runtime.readiness import Effort, Kept
+from runtime import Model
 from runtime.sources import Contender, Source
+from runtime.tuning import readiness
+from runtime.tuning.readiness import Effort, Kept
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from rich.markup import escape
 
 from edgeward import terminal
 from runtime import Inference, Model
+from runtime.hosting.usage import looks_like_scores
 from runtime.processing import Classes, Detections, Result
 from runtime.sources import Source
-from runtime.usage import looks_like_scores
 
 _SHOWN_CLASSES = 3
 _SHOWN_SAMPLES = 20

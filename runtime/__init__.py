@@ -18,7 +18,7 @@ from runtime.errors import (
     Overloaded,
     RuntimeFailure,
 )
-from runtime.host import Inference, ModelHost, ModelIdentity
+from runtime.hosting.host import Inference, ModelHost, ModelIdentity
 from runtime.model import Model
 from runtime.opening import load
 from runtime.privacy import keep_private

@@ -1,8 +1,8 @@
 """Child processes for work that may crash, hang or leave an engine in a bad state: one line of JSON asks, one line answers.
 
 Both ends stand here: `Child` starts one and asks it; `serve` is the child's main loop. A child ends when its parent does,
-whatever it is doing, since its stdin then ends. What a child is asked stands with those who ask (`runtime.prepared`,
-`runtime.measurement`); the activation gate has a stricter child of its own, for files that nobody has tried yet.
+whatever it is doing, since its stdin then ends. What a child is asked stands with those who ask (`runtime.tuning.prepared`,
+`runtime.tuning.measurement`); the activation gate has a stricter child of its own, for files that nobody has tried yet.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def open_engine(
 ) -> Engine:
     """Open the file with the engine that its content needs. Raises `ModelRejected`.
 
-    `threads` bounds the threads of one run; None leaves it to the engine. `provider` is for ONNX (`runtime.providers`),
+    `threads` bounds the threads of one run; None leaves it to the engine. `provider` is for ONNX (`runtime.engines.providers`),
     `delegate`, the path of a library, for TFLite.
     """
     if threads is not None and threads < 1:
@@ -96,11 +96,11 @@ def open_engine(
     if format_of(path) == "tflite":
         if provider not in (None, "cpu", "auto"):
             raise ModelRejected(f"{path} is a TFLite model, which takes a delegate and no provider {provider!r}.")
-        from runtime.litert_engine import LiteRtEngine
+        from runtime.engines.litert_engine import LiteRtEngine
 
         return LiteRtEngine(path, session_options=session_options, threads=threads, delegate=delegate)
     if delegate is not None:
         raise ModelRejected(f"{path} is an ONNX model, which takes an execution provider and no delegate.")
-    from runtime.onnx_engine import OnnxEngine
+    from runtime.engines.onnx_engine import OnnxEngine
 
     return OnnxEngine(path, session_options=session_options, threads=threads, provider=provider)

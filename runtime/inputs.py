@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 
 from fleet_protocol.tensors import NUMPY_NAMES, TensorSpec
-from runtime import oip
 from runtime.engine import Array
 from runtime.errors import InvalidInput
+from runtime.local_server import oip
 
 _BROKEN: Final = (ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, msgspec.MsgspecError, RecursionError)
 

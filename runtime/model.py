@@ -3,7 +3,7 @@
 A call costs the checks (under a microsecond an input) and the engine's own run; nothing is copied, queued or handed to
 another thread. The checks of a good input are written for speed: a small model runs in ten microseconds, and each thing that
 Python does costs a hundredth of that (`python -m bench runtime`). Counting and swapping
-live in `runtime.host`, other ways of asking in `runtime.session`.
+live in `runtime.hosting.host`, other ways of asking in `runtime.session`.
 """
 
 from __future__ import annotations
@@ -122,10 +122,10 @@ def load(
     """Open a model file (ONNX or TFLite, told by content).
 
     `session_options` are the variant's own from the manifest, such as `session.disable_quant_qdq=1`; `threads` bounds the
-    threads of one run (1 or more). `provider` is where an ONNX model runs (`cpu`, `cuda:0`, `auto`, …: `runtime.providers`),
-    `delegate` the library that runs a TFLite model; without them it is the CPU. Raises `ModelRejected`, whatever the file
-    holds, and its `EngineUnavailable` where that provider or delegate does not work here. `processing` and `labels` are the
-    manifest's, for who hands in pictures.
+    threads of one run (1 or more). `provider` is where an ONNX model runs (`cpu`, `cuda:0`, `auto`, …:
+    `runtime.engines.providers`), `delegate` the library that runs a TFLite model; without them it is the CPU. Raises
+    `ModelRejected`, whatever the file holds, and its `EngineUnavailable` where that provider or delegate does not work here.
+    `processing` and `labels` are the manifest's, for who hands in pictures.
     """
     engine = open_engine(path, session_options=session_options, threads=threads, provider=provider, delegate=delegate)
     if processing is None:

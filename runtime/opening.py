@@ -1,7 +1,7 @@
 """`runtime.load`: a model file, or a bundle directory, as the model that runs best here as far as that is known.
 
-May not live here: measuring and preparing (`runtime.measurement`, `runtime.prepared`), which are imported only where somebody
-names the directory that holds what they found.
+May not live here: measuring and preparing (`runtime.tuning.measurement`, `runtime.tuning.prepared`), which are imported only
+where somebody names the directory that holds what they found.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def load(
     """Open a bundle directory, or a model file (ONNX or TFLite, told by content).
 
     Of a bundle it takes the named variant; without a name the one that tuning chose here, when `cache` is the directory in
-    which `edgeward tune` or `runtime.readiness` kept what it found, and else the publisher's first that an engine here can
-    open. A prepared form in `cache` is used where there is one. Labels, processing and session options come from the
+    which `edgeward tune` or `runtime.tuning.readiness` kept what it found, and else the publisher's first that an engine here
+    can open. A prepared form in `cache` is used where there is one. Labels, processing and session options come from the
     manifest; for a bare file they may be given. Every file is checked against the manifest before an engine sees it.
 
     `threads` bounds the threads of one run (1 or more). `provider` is where an ONNX model runs (`cpu`, `cuda:0`, `auto`, …),
@@ -73,7 +73,7 @@ def _of_bundle(
 
 def _best_known(field: list[Source], cache: Path, threads: int | None) -> Model:
     """As tuning chose, and in its prepared form, as far as `cache` knows of either."""
-    from runtime import measurement, readiness
+    from runtime.tuning import measurement, readiness
 
     known = measurement.recall(cache, measurement.key_of(field[0].identity.manifest))
     if known is not None and known.chosen.variant in {each.identity.variant for each in field}:

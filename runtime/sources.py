@@ -17,7 +17,7 @@ from fleet_protocol.manifest import MANIFEST_FILE, Descriptor, Manifest, Toleran
 from fleet_protocol.processing import Processing
 from runtime.engine import format_of
 from runtime.errors import ModelRejected
-from runtime.host import ModelIdentity
+from runtime.hosting.host import ModelIdentity
 from runtime.model import Model, load
 
 UNRELEASED: Final = "0.0.0"

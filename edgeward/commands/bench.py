@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 
 from edgeward import terminal
-from runtime.benching import Benchmark, Measured, bench
+from runtime.tuning.benching import Benchmark, Measured, bench
 
 
 class _Numbers(click.ParamType[tuple[int, ...]]):

@@ -12,15 +12,15 @@ from typing import Final, TextIO
 import click
 
 from edgeward import placement, terminal
-from runtime.admission import WAITING, Limits
-from runtime.answering import TIMEOUT_S
-from runtime.experiment import Experiment, Split
-from runtime.host import default_limits
-from runtime.isolated import InChildren
-from runtime.pool import InProcess, ModelPool
-from runtime.repository import Repository
-from runtime.server import LocalServer
-from runtime.shadow import Allowance, Shadow
+from runtime.hosting.admission import WAITING, Limits
+from runtime.hosting.experiment import Experiment, Split
+from runtime.hosting.host import default_limits
+from runtime.hosting.isolated import InChildren
+from runtime.hosting.pool import InProcess, ModelPool
+from runtime.hosting.repository import Repository
+from runtime.local_server.answering import TIMEOUT_S
+from runtime.local_server.server import LocalServer
+from runtime.shadowing.shadow import Allowance, Shadow
 from runtime.sources import UNRELEASED, Source, find
 
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}

@@ -9,8 +9,8 @@ import click
 from rich.markup import escape
 
 from edgeward import terminal
-from runtime.measurement import tune
-from runtime.tuning import Burst, Condition, Goal, Objective, Row, Tuning
+from runtime.tuning.measurement import tune
+from runtime.tuning.record import Burst, Condition, Goal, Objective, Row, Tuning
 
 
 @click.command()

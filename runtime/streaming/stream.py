@@ -12,7 +12,7 @@ import numpy as np
 
 from fleet_io.clock import Clock, SystemClock
 from runtime.errors import InvalidInput, RuntimeFailure, StreamBroken
-from runtime.host import Inference, ModelHost
+from runtime.hosting.host import Inference, ModelHost
 from runtime.inputs import from_json, read
 from runtime.model import Model
 from runtime.processing import Prepared

@@ -20,7 +20,8 @@ import pytest
 
 import runtime
 from fleet_protocol.tensors import TensorSpec
-from runtime import InferenceFailed, InvalidInput, Model, ModelRejected, providers
+from runtime import InferenceFailed, InvalidInput, Model, ModelRejected
+from runtime.engines import providers
 from tests.support import models
 
 TFLITE_FILES = Path(models.__file__).parent / "tflite_files"

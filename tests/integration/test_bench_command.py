@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.benching import bench
 from runtime.errors import InvalidInput, ModelRejected
+from runtime.tuning.benching import bench
 from tests.support import models
 from tests.support.central_side import edgeward
 

@@ -16,11 +16,12 @@ import numpy as np
 import psutil
 import pytest
 
-from runtime import ModelHost, ModelIdentity, grpc_app, grpc_server
+from runtime import ModelHost, ModelIdentity
 from runtime.errors import CannotListen, ProtocolUnavailable
-from runtime.exchange import HELD_BODIES
-from runtime.grpc_messages import message_class
-from runtime.server import LocalServer
+from runtime.local_server import grpc_app, grpc_server
+from runtime.local_server.exchange import HELD_BODIES
+from runtime.local_server.grpc_messages import message_class
+from runtime.local_server.server import LocalServer
 from tests.support import http2
 from tests.support.engines import ScriptedEngine, fixed, model_of
 from tests.support.waiting import until

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from runtime import ModelHost, ModelIdentity
 from runtime.errors import CannotListen
-from runtime.server import LocalServer
+from runtime.local_server.server import LocalServer
 from tests.support.engines import fixed, model_of
 
 INFER = "/v2/models/digits/infer"

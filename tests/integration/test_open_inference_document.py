@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 
 import runtime
 from runtime import ModelHost, ModelIdentity
-from runtime.server import LocalServer
+from runtime.local_server.server import LocalServer
 from tests.support import models
 
 DOCUMENT: dict[str, Any] = json.loads((Path(__file__).parents[2] / "docs/openapi/open_inference.json").read_text())

@@ -17,7 +17,7 @@ from converters.errors import DataRejected, SettingsRejected
 from fleet_protocol.processing import Processing, decode_processing
 from runtime import ModelHost
 from runtime.errors import InvalidInput
-from runtime.server import LocalServer
+from runtime.local_server.server import LocalServer
 from runtime.sources import Source, find
 from tests.support import pictures
 from tests.support.central_side import edgeward

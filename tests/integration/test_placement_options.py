@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeward import cli
-from runtime import providers
+from runtime.engines import providers
 from tests.support import models, tflite_models
 
 

@@ -15,10 +15,11 @@ import httpx
 import numpy as np
 import pytest
 
-from runtime import errors, prometheus_text
-from runtime.answering import refusal
-from runtime.room import ModelIdentity
-from runtime.serving import Standing
+from runtime import errors
+from runtime.hosting.room import ModelIdentity
+from runtime.hosting.serving import Standing
+from runtime.local_server import prometheus_text
+from runtime.local_server.answering import refusal
 from tests.support import models
 from tests.support.central_side import edgeward
 

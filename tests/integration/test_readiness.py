@@ -11,11 +11,12 @@ import pytest
 
 import runtime
 from fleet_io.bundle_directory import write_bundle
-from runtime import InvalidInput, ModelRejected, measurement, readiness, sources
+from runtime import InvalidInput, ModelRejected, sources
 from runtime.errors import CannotPrepare
-from runtime.readiness import Effort, Kept
 from runtime.sources import Contender
-from runtime.tuning import Candidate, Tuning
+from runtime.tuning import measurement, readiness
+from runtime.tuning.readiness import Effort, Kept
+from runtime.tuning.record import Candidate, Tuning
 from tests.support import models
 from tests.support.releases import make_release, question
 

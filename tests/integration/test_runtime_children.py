@@ -14,15 +14,15 @@ import psutil
 import pytest
 
 from fleet_io.bundle_directory import write_bundle
-from runtime import measurement, measurement_child
 from runtime.children import Child
 from runtime.device_facts import device_facts
 from runtime.errors import CannotTune, ChildFailed, ModelRejected
-from runtime.measurement_child import Batch, Batched, Check, Open, Opened, Pace, Paced, Run
-from runtime.neighbour_child import Burn, Burning
 from runtime.sources import find
 from runtime.trial import TrialResult
-from runtime.tuning import Burst, Candidate, Objective, Tuning, TuningKey
+from runtime.tuning import measurement, measurement_child
+from runtime.tuning.measurement_child import Batch, Batched, Check, Open, Opened, Pace, Paced, Run
+from runtime.tuning.neighbour_child import Burn, Burning
+from runtime.tuning.record import Burst, Candidate, Objective, Tuning, TuningKey
 from tests.support import models
 from tests.support.releases import make_release
 from tests.support.waiting import until
@@ -32,8 +32,8 @@ WORKER = measurement_child.__name__
 PARENT = """
 import sys
 from runtime.children import Child
-from runtime.neighbour_child import Burn, Burning
-child = Child("runtime.neighbour_child")
+from runtime.tuning.neighbour_child import Burn, Burning
+child = Child("runtime.tuning.neighbour_child")
 child.ask(Burn(on=True), Burning, timeout_s=60)
 print(child.pid, flush=True)
 sys.stdin.read()
@@ -113,7 +113,7 @@ def test_a_module_that_fails_says_why() -> None:
 
 
 def test_an_answer_of_another_kind_is_nonsense() -> None:
-    with Child("runtime.neighbour_child") as child, pytest.raises(ChildFailed, match="nonsense"):
+    with Child("runtime.tuning.neighbour_child") as child, pytest.raises(ChildFailed, match="nonsense"):
         child.ask(Burn(on=True), Paced, timeout_s=60)
 
 
@@ -136,7 +136,7 @@ def test_a_child_ends_with_its_parent_in_the_middle_of_its_work() -> None:
 
 
 def test_the_neighbour_burns_a_core_until_it_is_told_to_rest() -> None:
-    with Child("runtime.neighbour_child") as child:
+    with Child("runtime.tuning.neighbour_child") as child:
         child.ask(Burn(on=True), Burning, timeout_s=60)
         process = psutil.Process(child.pid)
         until(lambda: process.cpu_times().user > 0.3, "a burned core")

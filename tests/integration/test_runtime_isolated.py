@@ -15,10 +15,10 @@ import pytest
 from onnx import TensorProto
 
 from runtime import InferenceFailed, InvalidInput, ModelHost, ModelRejected
-from runtime.admission import Limits
 from runtime.errors import ModelUnwell
-from runtime.isolated import InChildren, IsolatedEngine, load_isolated
-from runtime.pool import ModelPool
+from runtime.hosting.admission import Limits
+from runtime.hosting.isolated import InChildren, IsolatedEngine, load_isolated
+from runtime.hosting.pool import ModelPool
 from runtime.sources import find
 from tests.support import models
 from tests.support.waiting import until

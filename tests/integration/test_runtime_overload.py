@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from runtime import ModelHost, ModelIdentity, ModelRejected, sources
-from runtime.admission import Limits
-from runtime.pool import ModelPool
-from runtime.repository import Repository
-from runtime.server import LocalServer
-from runtime.serving import Serving
+from runtime.hosting.admission import Limits
+from runtime.hosting.pool import ModelPool
+from runtime.hosting.repository import Repository
+from runtime.hosting.serving import Serving
+from runtime.local_server.server import LocalServer
 from tests.support import models
 from tests.support.engines import ScriptedEngine, fixed, model_of
 from tests.support.waiting import until

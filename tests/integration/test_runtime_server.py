@@ -17,10 +17,10 @@ import pytest
 
 import runtime
 from runtime import InferenceFailed, ModelHost, ModelIdentity
-from runtime.answering import INLINE_BYTES
 from runtime.errors import CannotListen
-from runtime.oip_facts import EXTENSIONS
-from runtime.server import LocalServer
+from runtime.local_server.answering import INLINE_BYTES
+from runtime.local_server.oip_facts import EXTENSIONS
+from runtime.local_server.server import LocalServer
 from tests.support import models
 from tests.support.engines import ScriptedEngine, fixed, model_of
 from tests.support.oip_requests import BAD_HEADERS, MALFORMED, MALFORMED_BINARY

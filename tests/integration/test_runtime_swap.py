@@ -13,7 +13,7 @@ import pytest
 
 import runtime
 from runtime import Inference, ModelHost, ModelIdentity
-from runtime.server import LocalServer
+from runtime.local_server.server import LocalServer
 from tests.support import models
 
 SWAPS = 200

@@ -12,12 +12,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from runtime import ModelHost, answering, exchange, prometheus_text, sources
-from runtime.answering import Answering
-from runtime.grpc_app import CODES, STREAM_IDLE_S, GrpcApplication
-from runtime.grpc_server import CONCURRENT
-from runtime.server import LocalServer
-from runtime.serving_statistics import Totals
+from runtime import ModelHost, sources
+from runtime.local_server import answering, exchange, prometheus_text
+from runtime.local_server.answering import Answering
+from runtime.local_server.grpc_app import CODES, STREAM_IDLE_S, GrpcApplication
+from runtime.local_server.grpc_server import CONCURRENT
+from runtime.local_server.server import LocalServer
+from runtime.local_server.serving_statistics import Totals
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from runtime import Inference, ModelHost, ModelIdentity
-from runtime.shadow import CHILD, Allowance, Shadow
-from runtime.shadow_record import ShadowRecord
+from runtime.shadowing.shadow import CHILD, Allowance, Shadow
+from runtime.shadowing.shadow_record import ShadowRecord
 from runtime.sources import find
 from tests.support import models
 from tests.support.waiting import until

@@ -15,8 +15,8 @@ from typing import get_args
 import httpx
 import pytest
 
-from runtime.shadow import Allowance, Shadow
-from runtime.shadow_record import Outcome, ShadowRecord
+from runtime.shadowing.shadow import Allowance, Shadow
+from runtime.shadowing.shadow_record import Outcome, ShadowRecord
 from tests.support import models
 from tests.support.waiting import until
 

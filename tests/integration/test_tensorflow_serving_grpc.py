@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
-from runtime.grpc_messages import message_class
+from runtime.local_server.grpc_messages import message_class
 from tests.support import models
 from tests.support.tensorflow_serving import LABELS, PIXELS, recorded, served
 

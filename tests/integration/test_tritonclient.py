@@ -17,8 +17,8 @@ from tritonclient.utils import InferenceServerException
 
 import runtime
 from runtime import ModelHost, ModelIdentity, sources
-from runtime.repository import Repository
-from runtime.server import LocalServer
+from runtime.hosting.repository import Repository
+from runtime.local_server.server import LocalServer
 from tests.support import models
 
 LABELS = tuple(f"digit {number}" for number in range(models.CLASSES))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import runtime
 from fleet_protocol.tensors import TensorSpec
 from runtime import InferenceFailed, Model
-from runtime.batching import batched, most_worth
 from runtime.engine import Array
+from runtime.hosting.batching import batched, most_worth
 from tests.support import models
 from tests.support.engines import ScriptedEngine
 from tests.support.waiting import until

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.experiment import Split
+from runtime.hosting.experiment import Split
 
 names = st.text(min_size=1, max_size=8)
 weights = st.dictionaries(names, st.floats(0.01, 100), min_size=1, max_size=5)
@@ -74,7 +74,7 @@ def test_arms_are_the_same_in_every_process_and_version() -> None:
     dealt = "".join("AB"[split.arm(f"customer {at}") == "1.1.0"] for at in range(40))
     assert dealt == "AAAAAAAAAAAAAABAAABABAAAAABAAABBAAABAAAA"
     program = (
-        "from runtime.experiment import Split; s = Split('autumn', {'1.0.0': 0.8, '1.1.0': 0.2}); "
+        "from runtime.hosting.experiment import Split; s = Split('autumn', {'1.0.0': 0.8, '1.1.0': 0.2}); "
         "print(''.join('AB'[s.arm(f'customer {at}') == '1.1.0'] for at in range(40)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from fleet_protocol.tensors import NUMPY_NAMES
-from runtime import oip, oip_binary
+from runtime import oip_binary
 from runtime.errors import MalformedRequest
+from runtime.local_server import oip
 from tests.support.oip_requests import BAD_HEADERS, MALFORMED_BINARY, binary, raw_tensor
 
 NUMBERS = [name for datatype, name in sorted(NUMPY_NAMES.items()) if datatype != "BYTES"]

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from device_agent.events import Activate, Prepare, Result, Work
 from device_agent.journal import Entry, Journal
-from runtime.readiness import Effort
+from runtime.tuning.readiness import Effort
 from tests.support.device_life import events_of, publish
 from tests.support.releases import question
 from tests.support.simulated_fleet import SimulatedDevice, SimulatedFleet

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from runtime.tuning import Burst, Candidate, Condition, Examined
+from runtime.tuning.record import Burst, Candidate, Condition, Examined
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Cost:
 
 @dataclass
 class SimulatedDevice:
-    """See `runtime.tuner.Device`. Its clock moves by what each measurement takes; `noise` is the spread of each burst."""
+    """See `runtime.tuning.tuner.Device`. Its clock moves by what each measurement takes; `noise` is the spread of each
+    burst."""
 
     cost_of: Callable[[Candidate], Cost]
     noise: float = 0.0

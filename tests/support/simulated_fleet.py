@@ -39,7 +39,7 @@ from model_registry.blobs import DirectoryBlobStore
 from model_registry.worker import ChunkWorker, WorkerLimits
 from runtime import ModelHost, trial
 from runtime.gate import GateRequest, GateVerdict, judge
-from runtime.readiness import Effort
+from runtime.tuning.readiness import Effort
 from tests.support.releases import Release, SignedMetadata, Signers
 
 START = 1_800_000_000.0

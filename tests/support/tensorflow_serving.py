@@ -17,7 +17,7 @@ from onnx import TensorProto
 import runtime
 from fleet_protocol.tensors import TensorSpec
 from runtime import ModelHost, ModelIdentity
-from runtime.server import LocalServer
+from runtime.local_server.server import LocalServer
 from tests.support import models
 from tests.support.engines import ScriptedEngine, model_of
 

@@ -52,7 +52,11 @@ def test_the_wheel_holds_our_packages_by_their_literal_names_and_nothing_else(tm
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.split("/")[0] for name in names} == PACKAGES | {"edgeward-0.1.0.dist-info"}
-    wanted = {"edgeward/demo/digits/digits.npz", "edgeward/demo/digits/damage.py", "runtime/protos/descriptors.binpb"}
+    wanted = {
+        "edgeward/demo/digits/digits.npz",
+        "edgeward/demo/digits/damage.py",
+        "runtime/local_server/protos/descriptors.binpb",
+    }
     assert wanted <= set(names)
 
 

@@ -18,7 +18,7 @@ from device_agent.variants import choose, usable
 from edgeward.commands.agent import command
 from fleet_io.errors import ConfigurationError
 from fleet_protocol.states import Assignment, Running
-from runtime.readiness import Effort
+from runtime.tuning.readiness import Effort
 from tests.support.releases import make_release
 
 BASE = {"device": "kitchen", "state_dir": "/tmp/kitchen"}

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from fleet_io.clock import SystemClock
 from runtime import Inference, InferenceFailed, ModelHost, ModelIdentity, NotServing
-from runtime.admission import Limits, Line, Waiter
-from runtime.entrance import Place
 from runtime.errors import DeadlineExceeded, ModelUnwell, Overloaded
+from runtime.hosting.admission import Limits, Line, Waiter
+from runtime.hosting.entrance import Place
 from tests.support.engines import ScriptedEngine, fixed, model_of
 from tests.support.waiting import until
 
@@ -98,10 +98,10 @@ def test_everybody_who_joins_is_let_in_or_sent_away_once(asked: list[tuple[int, 
     assert sorted(map(id, gone)) == sorted(map(id, joined))
 
 
-@pytest.mark.parametrize("wrong", [{"running": 0}, {"running": 1, "waiting": -1}, {"running": 1, "hang_s": 0}])
-def test_limits_that_admit_nobody_are_refused(wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize(("running", "waiting", "hang_s"), [(0, 1, 1.0), (1, -1, 1.0), (1, 1, 0.0)])
+def test_limits_that_admit_nobody_are_refused(running: int, waiting: int, hang_s: float) -> None:
     with pytest.raises(ValueError, match="admits nobody"):
-        Limits(**wrong)
+        Limits(running, waiting, hang_s)
 
 
 class Held:

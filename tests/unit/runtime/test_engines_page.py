@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import onnx_engine, providers
+from runtime.engines import onnx_engine, providers
 from tests.support import models
 
 PAGE = (Path(__file__).parents[3] / "docs" / "engines.md").read_text(encoding="utf-8")

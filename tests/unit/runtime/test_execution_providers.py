@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime import ModelRejected, onnx_engine, provider_child, providers
+from runtime import ModelRejected
 from runtime.children import Child
+from runtime.engines import onnx_engine, provider_child, providers
+from runtime.engines.litert_engine import check_taken
+from runtime.engines.onnx_engine import Left
 from runtime.errors import ChildFailed, EngineUnavailable
-from runtime.litert_engine import check_taken
-from runtime.onnx_engine import Left
 from tests.support import models, tflite_models
 
 

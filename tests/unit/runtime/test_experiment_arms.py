@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from runtime import ModelHost, ModelIdentity, NotServing
-from runtime.experiment import Experiment, Split, serving_for
+from runtime.hosting.experiment import Experiment, Split, serving_for
 from tests.support.engines import fixed, model_of
 
 X = {"x": np.zeros((1, 2), np.float32)}

@@ -11,13 +11,13 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from runtime.grpc_messages import message_class
+from runtime.local_server.grpc_messages import message_class
 
 ROOT = Path(__file__).parents[3]
 
 
 def committed() -> descriptor_pb2.FileDescriptorSet:
-    return descriptor_pb2.FileDescriptorSet.FromString((ROOT / "runtime/protos/descriptors.binpb").read_bytes())
+    return descriptor_pb2.FileDescriptorSet.FromString((ROOT / "runtime/local_server/protos/descriptors.binpb").read_bytes())
 
 
 def messages() -> Iterator[Descriptor]:

@@ -19,7 +19,8 @@ GONE = "raise ImportError('libGL.so.1: cannot open shared object file')"
 
 ASK = """
 import sys
-from runtime import litert_package, RuntimeFailure
+from runtime.engines import litert_package
+from runtime import RuntimeFailure
 try:
     found = litert_package.find()
     print(found.title, "|", found.choice)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from fleet_protocol.tensors import NUMPY_NAMES
-from runtime import oip
 from runtime.errors import InferenceFailed, MalformedRequest
+from runtime.local_server import oip
 from tests.support.oip_requests import MALFORMED
 
 NUMBERS = sorted(set(NUMPY_NAMES) - {"BYTES"})

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from runtime.patience import LOOK_S, Patience
+from runtime.local_server.patience import LOOK_S, Patience
 
 
 async def never() -> None:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from fleet_io.clock import SystemClock
 from runtime import Model, ModelIdentity, ModelRejected, NotServing
-from runtime.admission import Limits
 from runtime.errors import DeadlineExceeded, MemoryBudgetExceeded, Overloaded
-from runtime.eviction import Newcomer, Resident, choose
-from runtime.pool import ModelPool
+from runtime.hosting.admission import Limits
+from runtime.hosting.eviction import Newcomer, Resident, choose
+from runtime.hosting.pool import ModelPool
 from runtime.sources import Source
 from tests.support.engines import ScriptedEngine, fixed, model_of
 from tests.support.waiting import until

@@ -11,9 +11,10 @@ import pytest
 
 import runtime
 from fleet_protocol.digests import digest_of
-from runtime import parity, prepared
+from runtime import parity
 from runtime.errors import CannotPrepare
-from runtime.prepared import Prepared
+from runtime.tuning import prepared
+from runtime.tuning.prepared import Prepared
 from tests.support import models
 
 

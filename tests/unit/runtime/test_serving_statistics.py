@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.serving_statistics import BOUNDS_S, KEPT, ServingStatistics, Spent
+from runtime.local_server.serving_statistics import BOUNDS_S, KEPT, ServingStatistics, Spent
 
 MS = 1_000_000
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from runtime import parity
 from runtime.engine import Array
-from runtime.shadow_record import Comparison, CpuAccount, Tally, compare
+from runtime.shadowing.shadow_record import Comparison, CpuAccount, Tally, compare
 
 
 def scores(*rows: tuple[float, ...]) -> dict[str, Array]:

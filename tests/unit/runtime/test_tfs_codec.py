@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from fleet_protocol.tensors import NUMPY_NAMES, DataType, TensorSpec
-from runtime import tfs
 from runtime.errors import MalformedRequest
+from runtime.local_server import tfs
 
 
 def spec(name: str = "x", datatype: DataType = "FP32", shape: tuple[int, ...] = (-1, 2)) -> TensorSpec:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from runtime import tuner
 from runtime.errors import CannotTune
-from runtime.tuning import Candidate, Objective, Tuning
+from runtime.tuning import tuner
+from runtime.tuning.record import Candidate, Objective, Tuning
 from tests.support.simulated_device import Cost, SimulatedDevice
 
 FLOAT = Candidate(variant="float32")

@@ -9,7 +9,7 @@ from fleet_protocol.histogram import Histogram
 from fleet_protocol.telemetry import ModelUsage
 from fleet_protocol.tensors import TensorSpec
 from runtime.engine import Array
-from runtime.usage import UsageCounter, add_all, all_finite, looks_like_scores
+from runtime.hosting.usage import UsageCounter, add_all, all_finite, looks_like_scores
 
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 2))
 GIVEN = {"x": np.zeros((1, 2), np.float32)}

@@ -1,0 +1,1 @@
+"""What touches onnxruntime and LiteRT, behind `runtime.engine.Engine`; which provider or delegate is taken."""

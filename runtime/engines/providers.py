@@ -1,0 +1,136 @@
+"""onnxruntime's execution providers: which there are, in which order they are tried, and what to install for each.
+
+    runtime.load(path, provider="openvino")     # this one, or an error
+    runtime.load(path, provider="cuda:1")       # on its second device
+    runtime.load(path, provider="auto")         # the first of the table that works here and takes nearly all of the model
+
+Nothing falls back in silence. A provider that was asked for and is missing, does not work, or takes no node of the model is an
+error; what it leaves to the CPU stands in `Model.engine`. Whether a provider works is known by running it in a child process,
+once: drivers crash. May not live here: opening models (`runtime.engines.onnx_engine`); which one is fastest
+(`runtime.tuning.tuner` measures).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Final
+
+from runtime.errors import ChildFailed, EngineUnavailable
+
+CPU: Final = "cpu"
+AUTO: Final = "auto"
+
+_PROBE_TIMEOUT_S: Final = 120.0
+"""The first use of a GPU compiles kernels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One line of the table."""
+
+    name: str
+    """What `provider=` takes."""
+    key: str
+    """onnxruntime's own name."""
+    title: str
+    device_option: str | None
+    """The provider option that `name:DEVICE` sets."""
+    install: str
+    """What makes it available, for people."""
+
+
+def _gpu(package: str) -> str:
+    return f"pip uninstall onnxruntime, then pip install {package}"
+
+
+TABLE: Final = (
+    Provider("tensorrt", "TensorrtExecutionProvider", "TensorRT", "device_id", _gpu("onnxruntime-gpu and TensorRT")),
+    Provider("cuda", "CUDAExecutionProvider", "CUDA", "device_id", _gpu("onnxruntime-gpu")),
+    Provider("qnn", "QNNExecutionProvider", "QNN", "backend_type", _gpu("onnxruntime-qnn")),
+    Provider("coreml", "CoreMLExecutionProvider", "CoreML", "MLComputeUnits", "use the onnxruntime wheel for macOS"),
+    Provider("openvino", "OpenVINOExecutionProvider", "OpenVINO", "device_type", _gpu("onnxruntime-openvino")),
+    Provider("directml", "DmlExecutionProvider", "DirectML", "device_id", _gpu("onnxruntime-directml, on Windows")),
+    Provider("xnnpack", "XnnpackExecutionProvider", "XNNPACK", None, "build onnxruntime with --use_xnnpack"),
+    Provider(CPU, "CPUExecutionProvider", "CPU", None, "pip install 'edgeward[device]'"),
+)
+"""In the order in which `auto` tries them: what is built for one kind of chip before what runs on many, the CPU last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A provider and, where one was named, its device."""
+
+    provider: Provider
+    device: str | None = None
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Provider options, for onnxruntime."""
+        if self.device is None or self.provider.device_option is None:
+            return {}
+        return {self.provider.device_option: self.device}
+
+    def describe(self) -> str:
+        """For people: `OpenVINO` or `CUDA:1`."""
+        return self.provider.title + ("" if self.device is None else f":{self.device}")
+
+
+def parse(text: str) -> Asked:
+    """`cuda` or `cuda:1` as what it asks for. Raises `EngineUnavailable` for a name that is not in the table."""
+    name, _, device = text.partition(":")
+    provider = next((each for each in TABLE if each.name == name), None)
+    if provider is None:
+        known = ", ".join(each.name for each in TABLE)
+        raise EngineUnavailable(f"There is no execution provider {name!r}. Known are {known}, and {AUTO}.")
+    if device and provider.device_option is None:
+        raise EngineUnavailable(f"{provider.title} has no devices to choose from. Ask for {name!r}.")
+    return Asked(provider, device or None)
+
+
+def present() -> tuple[Provider, ...]:
+    """The table's providers that this onnxruntime was built with, in order; whether they work here is another question.
+
+    None where onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        return ()
+    available = set(ort.get_available_providers())
+    return tuple(each for each in TABLE if each.key in available)
+
+
+def working() -> tuple[Provider, ...]:
+    """Those present that ran a small model in a child process just now, in order; the CPU is the last."""
+    return tuple(each for each in present() if objection(Asked(each)) is None)
+
+
+def check(asked: Asked) -> None:
+    """Raises `EngineUnavailable` unless the provider is present and works; says what to install."""
+    if asked.provider not in present():
+        here = ", ".join(each.name for each in present()) or "none"
+        raise EngineUnavailable(
+            f"The onnxruntime that is installed here has no {asked.provider.title}; it has {here}. "
+            f"To get it: {asked.provider.install}."
+        )
+    why = objection(asked)
+    if why is not None:
+        raise EngineUnavailable(f"{asked.describe()} is installed and does not work here: {why}")
+
+
+@functools.cache
+def objection(asked: Asked) -> str | None:
+    """Why it does not work here, or None: a small model is run in a child process, once in the life of this one."""
+    if asked.provider.name == CPU:
+        return None
+    from runtime.children import Child
+    from runtime.engines import provider_child
+
+    try:
+        with Child(provider_child.__name__) as child:
+            order = provider_child.Try(key=asked.provider.key, options=asked.options)
+            child.ask(order, provider_child.Ran, timeout_s=_PROBE_TIMEOUT_S)
+    except ChildFailed as error:
+        return str(error)
+    return None

@@ -1,0 +1,218 @@
+"""One activation of a model: who is inside, who waits before it, what was counted; and what an answer is.
+
+A request that finds a free place takes it without a lock: it writes itself down as inside, and only then looks whether
+something is the matter (`alert`: the room is retired, or somebody waits). Whoever changes that says so first and looks who is
+inside afterwards; so one of the two always sees the other. Who gets in is `runtime.hosting.entrance`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from fleet_protocol.tensors import TensorSpec
+from runtime.engine import Array
+from runtime.errors import InvalidInput, ModelUnwell
+from runtime.hosting.admission import Limits, Line
+from runtime.hosting.usage import ErrorKind, UsageCounter, all_finite
+from runtime.model import Model
+
+if TYPE_CHECKING:
+    from runtime.hosting.entrance import Place
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """What answers: a release of a model, and which of its variants. `manifest` is the manifest's digest."""
+
+    model: str
+    version: str
+    manifest: str
+    variant: str
+
+
+class Inference(msgspec.Struct, gc=False):
+    """One answer. `labels` are the version's class names."""
+
+    outputs: dict[str, Array]
+    identity: ModelIdentity
+    labels: tuple[str, ...] = ()
+    known_finite: bool | None = None
+
+    @property
+    def finite(self) -> bool:
+        """False when an output holds NaN or infinity: counted as an error, and not to be trusted.
+
+        It is found out when it is asked, so ask before you change the arrays.
+        """
+        if self.known_finite is None:
+            self.known_finite = all_finite(self.outputs)
+        return self.known_finite
+
+
+class Observer(Protocol):
+    """Is told every answer, on the thread that asked for it: it must be quick, raise nothing, and change no array."""
+
+    def __call__(self, inputs: Mapping[str, Array], inference: Inference, seconds: float) -> None:
+        """One answer, and the seconds that the model took for it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model as it is active now. `typical_s` is its smoothed latency in seconds, None before the first answer.
+
+    `running` requests are inside, of which `hung` take longer than any should, and `waiting` are before it.
+    """
+
+    identity: ModelIdentity
+    engine: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...]
+    typical_s: float | None
+    running: int = 0
+    waiting: int = 0
+    hung: int = 0
+    idle_s: float = 0.0
+    """Seconds since its last answer, or since it was activated."""
+    aside: bool = False
+    """Whether its requests never run on an event loop's own thread."""
+    stuck: bool = False
+    """Whether every place is taken by a run that hangs: nobody is answered."""
+    choice: str = ""
+    """Why this engine and device were taken, for people."""
+
+
+class Room:
+    """One activation. `settle` is called without the lock when somebody left and something is the matter."""
+
+    __slots__ = (
+        "_call",
+        "_settle",
+        "alert",
+        "closed",
+        "identity",
+        "inside",
+        "labels",
+        "limits",
+        "line",
+        "model",
+        "observer",
+        "owns",
+        "places",
+        "retired",
+        "usage",
+        "used",
+    )
+
+    def __init__(
+        self,
+        identity: ModelIdentity,
+        model: Model,
+        labels: tuple[str, ...],
+        *,
+        limits: Limits,
+        usage: UsageCounter,
+        settle: Callable[[Room], None],
+    ) -> None:
+        self.identity = identity
+        self.model = model
+        self.labels = labels
+        self.limits = limits
+        self.places = limits.running
+        self.usage = usage
+        self.line: Line[Place] = Line(f"{identity.model} {identity.version}", limits.waiting)
+        self.inside: list[float] = []
+        """When each of those who run began, by `time.perf_counter`."""
+        self.observer: Observer | None = None
+        self.alert = False
+        self.retired = False
+        self.closed = False
+        self.owns = True
+        """Whether the model ends with this room; not when the next room took it over."""
+        self.used = time.perf_counter()
+        """When the last answer was given."""
+        self._call = model.__call__
+        self._settle = settle
+
+    def answer(self, inputs: Mapping[str, Array], began: float, asked: float) -> Inference:
+        """The model's answer to one who is inside since `began` and asks now, and out again.
+
+        Raises `InvalidInput` or `InferenceFailed`.
+        """
+        try:
+            outputs = self._call(inputs)
+            ended = time.perf_counter()
+            finite = self.usage.note(ended - asked, inputs, outputs)
+        except InvalidInput:
+            self._failed(began, "invalid_input")
+            raise
+        except BaseException:
+            self._failed(began, "failed")
+            raise
+        self.used = ended
+        self.inside.remove(began)
+        if self.alert:
+            self._settle(self)
+        inference = Inference(outputs, self.identity, self.labels, finite)
+        if self.observer is not None:
+            self.observer(inputs, inference, ended - asked)
+        return inference
+
+    def step_out(self, began: float) -> None:
+        """Leave without having asked."""
+        self.inside.remove(began)
+        if self.alert:
+            self._settle(self)
+
+    def _failed(self, began: float, kind: ErrorKind) -> None:
+        self.usage.failed(kind)
+        self.step_out(began)
+
+    def is_over(self) -> bool:
+        """Whether nobody is inside any more and the model can be closed."""
+        return self.retired and self.owns and not self.closed and not self.inside
+
+    def hung(self) -> int:
+        """How many of those inside take longer than any should."""
+        long_ago = time.perf_counter() - self.limits.hang_s
+        return sum(began < long_ago for began in self.inside[:])
+
+    def served(self) -> Served:
+        """What there is to say of it."""
+        model = self.model
+        inside = len(self.inside)
+        hung = self.hung() if inside else 0
+        return Served(
+            self.identity,
+            model.engine,
+            model.inputs,
+            model.outputs,
+            self.labels,
+            self.usage.typical_s,
+            inside,
+            len(self.line),
+            hung,
+            time.perf_counter() - self.used,
+            self.limits.aside,
+            hung >= self.places,
+            model.choice,
+        )
+
+    def unwell(self) -> ModelUnwell | None:
+        """What to say when every place is taken by a run that hangs; None when there is hope."""
+        if self.hung() < self.places:
+            return None
+        return ModelUnwell(
+            f"{self.identity.model} {self.identity.version} hangs: {self.places} runs take longer than "
+            f"{self.limits.hang_s:g} s each. Activate another version, or start again with the model isolated."
+        )
+
+    def until_hung(self) -> float:
+        """Seconds until the youngest run inside counts as hung, if it goes on so long."""
+        return max(self.inside[:], default=0.0) + self.limits.hang_s - time.perf_counter()

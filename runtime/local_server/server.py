@@ -1,0 +1,83 @@
+"""`LocalServer`: the models of this device on localhost, over HTTP and gRPC, for applications in any language.
+
+It listens on 127.0.0.1 unless told otherwise, and unless it has a token there is no authentication. What it says is
+`runtime.local_server.local_app`'s and `runtime.local_server.grpc_app`'s; both ask the same `Answering`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fleet_io.errors import ListenFailed
+from fleet_io.http_server import HttpServer
+from runtime.errors import CannotListen
+from runtime.hosting.repository import Repository
+from runtime.hosting.serving import Serving
+from runtime.local_server.answering import TIMEOUT_S
+from runtime.local_server.exchange import BODY_BYTES
+from runtime.local_server.local_app import Application
+from runtime.local_server.threads import DaemonThreads
+
+if TYPE_CHECKING:
+    from runtime.local_server.grpc_server import GrpcServer
+
+POOL_THREADS: Final = 64
+"""Started when they are needed. What runs at the same time is bounded by model (`runtime.hosting.admission.Limits`); these
+leave room for runs that hang."""
+
+
+class LocalServer:
+    """Serves the models of `host`. `port` 0 takes a free one. `grpc`: where gRPC listens, `127.0.0.1:0` or `unix:PATH`."""
+
+    def __init__(
+        self,
+        host: Serving,
+        *,
+        address: str = "127.0.0.1",
+        port: int = 0,
+        body_bytes: int = BODY_BYTES,
+        repository: Repository | None = None,
+        token: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        grpc: str | None = None,
+    ) -> None:
+        self._threads = DaemonThreads(POOL_THREADS, name="oip")
+        app = Application(host, self._threads, body_bytes=body_bytes, repository=repository, token=token, timeout_s=timeout_s)
+        self._server = HttpServer(app, host=address, port=port)
+        self._grpc: GrpcServer | None = None
+        if grpc is not None:  # imported here: its messages cost whoever speaks HTTP alone some time and memory
+            from runtime.local_server.grpc_app import GrpcApplication
+            from runtime.local_server.grpc_server import GrpcServer
+
+            methods = GrpcApplication(app.answering, repository, token=token)
+            self._grpc = GrpcServer(methods, address=grpc, limit=body_bytes)
+
+    @property
+    def grpc_address(self) -> str | None:
+        """Where gRPC listens, such as `127.0.0.1:8001`, known once it is started; None: nowhere."""
+        return None if self._grpc is None else self._grpc.address
+
+    @property
+    def url(self) -> str:
+        """Where it listens, such as `http://127.0.0.1:8080`; known once it is started."""
+        return self._server.url
+
+    def start(self) -> None:
+        """Listen, and return when requests are answered. Raises `CannotListen`, or `ProtocolUnavailable` (no grpcio)."""
+        if self._grpc is not None:
+            self._grpc.start()
+        try:
+            self._server.start()
+        except ListenFailed as error:
+            self._stop_grpc()
+            raise CannotListen(str(error)) from error
+
+    def stop(self) -> None:
+        """Answer what is under way, then end. A second call does nothing."""
+        self._stop_grpc()
+        self._server.stop()
+        self._threads.shutdown()
+
+    def _stop_grpc(self) -> None:
+        if self._grpc is not None:
+            self._grpc.stop()

@@ -1,0 +1,1 @@
+"""How a model runs best on this device: measuring, choosing, preparing, remembering."""

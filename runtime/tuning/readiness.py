@@ -1,0 +1,163 @@
+"""Makes one proven model ready for this device, and loads it in the best way that is known: tuned, prepared, or as it is.
+
+    kept = Kept(digest, directory)
+    make_ready(contender, kept, Effort())      # at install time: takes seconds
+    model, fault = load_ready(source, kept)    # at each start: quick, and never fails for what was kept
+
+What was found is only ever advice: where a kept result cannot be read, or what it names does not load, the model is loaded as
+it is. Measuring and building stand in `runtime.tuning.measurement` and `runtime.tuning.prepared`; this module puts them
+together.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from fleet_protocol.digests import digest_of
+from runtime.device_facts import usable_cores
+from runtime.engine import format_of
+from runtime.engines.providers import CPU
+from runtime.errors import RuntimeFailure
+from runtime.model import Model
+from runtime.sources import Contender, Source
+from runtime.tuning import measurement, prepared
+from runtime.tuning.prepared import Prepared
+from runtime.tuning.record import Candidate, Objective, TuningKey
+
+log = logging.getLogger(__name__)
+
+ROOM: Final = 3
+"""A prepared form takes up to so many times the model's size while it is built."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What making a model ready may take. `tune_s` 0: it is not tuned; `prepare` False: no prepared form is made.
+
+    Models below `smallest_bytes` load within milliseconds as they are; a prepared form would only take room.
+    """
+
+    tune_s: float = 5.0
+    prepare: bool = True
+    smallest_bytes: int = 1024 * 1024
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where what was found of one file is kept: `digest` is the file's, `cache` a directory that may be gone any day."""
+
+    digest: str
+    cache: Path
+
+    @property
+    def tuned(self) -> Path:
+        """The directory of tuning results."""
+        return self.cache / "tuned"
+
+    @property
+    def prepared(self) -> Path:
+        """The directory of prepared forms."""
+        return self.cache / "prepared"
+
+    def key(self, source: Source) -> TuningKey:
+        """What a tuning result is kept under: the file, and how its publisher wants it opened."""
+        return measurement.key_of(digest_of(f"{self.digest} {sorted(source.session_options.items())}".encode()))
+
+
+def make_ready(contender: Contender, kept: Kept, effort: Effort, *, threads: int | None = None) -> str:
+    """Tune the model and build its prepared form, as far as `effort` goes; say for people what came of it.
+
+    What is kept already is not done again. `threads` bounds the threads of one run. Raises `CannotTune`, `CannotPrepare`, or
+    another `RuntimeFailure`, and `OSError`: then the model is as good as before, and loads as it is.
+    """
+    source, said = contender.source, []
+    if effort.tune_s > 0:
+        said.append(_tuned(contender, kept, effort, threads).describe())
+    if effort.prepare and _is_worth_preparing(source.path, effort):
+        options, _ = _advised(source, kept)
+        prepared.prepare(
+            source.path,
+            digest=kept.digest,
+            cache=kept.prepared,
+            session_options=options,
+            golden=contender.golden,
+            timeout_s=effort.timeout_s,
+        )
+        said.append("its graph optimised and its weights packed for this processor")
+    return "; ".join(said) or "nothing to prepare"
+
+
+def load_ready(source: Source, kept: Kept, *, threads: int | None = None) -> tuple[Model, str]:
+    """The model in the best way that is known; and the fault of that way (for people), where the model is loaded as it is.
+
+    Raises `ModelRejected` when not even that works.
+    """
+    options, advised_threads = _advised(source, kept)
+    ready = _found(source, kept)
+    way = replace(source, session_options=options) if ready is None else _of(source, ready)
+    if way == source and advised_threads is None:
+        return source.load(threads=threads), ""
+    try:
+        return way.load(threads=_fewer(advised_threads, threads)), ""
+    except (RuntimeFailure, OSError) as error:
+        forget(source, kept)
+        return source.load(threads=threads), f"the way that was prepared does not work: {error}"
+
+
+def forget(source: Source, kept: Kept) -> None:
+    """Keep nothing of how this model is best run; it is loaded as it is from now on."""
+    options, _ = _advised(source, kept)
+    prepared.discard(digest=kept.digest, cache=kept.prepared, session_options=options)
+    try:
+        measurement.forget(kept.tuned, kept.key(source))
+    except OSError as error:
+        log.warning("the tuning result of %s cannot be removed: %s", source.path, error)
+
+
+def keep_only(cache: Path, models: Iterable[tuple[Source, Kept]]) -> None:
+    """Remove every prepared form but those of these models. Nobody builds one meanwhile."""
+    found = (_found(source, kept) for source, kept in models)
+    if (cache / "prepared").is_dir():
+        prepared.discard_others(cache / "prepared", tuple(each for each in found if each is not None))
+
+
+def _tuned(contender: Contender, kept: Kept, effort: Effort, threads: int | None) -> Candidate:
+    key = kept.key(contender.source)
+    known = measurement.recall(kept.tuned, key)
+    if known is None:
+        cores = min(threads or usable_cores(), usable_cores())
+        known = measurement.measured([contender], Objective(), seconds=effort.tune_s, cores=cores)
+        measurement.remember(kept.tuned, key, known)
+    return known.chosen
+
+
+def _advised(source: Source, kept: Kept) -> tuple[dict[str, str], int | None]:
+    """Session options and threads as tuning chose them, else the publisher's."""
+    known = measurement.recall(kept.tuned, kept.key(source))
+    if known is None:
+        return dict(source.session_options), None
+    return known.chosen.session_options(source.session_options), known.chosen.threads
+
+
+def _found(source: Source, kept: Kept) -> Prepared | None:
+    if source.provider not in (None, CPU) or source.delegate is not None:
+        return None
+    options, _ = _advised(source, kept)
+    return prepared.find(digest=kept.digest, cache=kept.prepared, session_options=options)
+
+
+def _of(source: Source, ready: Prepared) -> Source:
+    return replace(source, path=ready.path, session_options=ready.session_options)
+
+
+def _fewer(advised: int | None, allowed: int | None) -> int | None:
+    return min((each for each in (advised, allowed) if each is not None), default=None)
+
+
+def _is_worth_preparing(path: Path, effort: Effort) -> bool:
+    return format_of(path) == "onnx" and path.stat().st_size >= effort.smallest_bytes
