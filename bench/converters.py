@@ -33,9 +33,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 
 import converters
 from bench.interleaved import medians
-from converters.quantize import Quantizer
+from converters.quantizing.quantize import Quantizer
+from converters.quantizing.saturation import emulate, layers_at_risk
 from converters.recipe import StaticRecipe
-from converters.saturation import emulate, layers_at_risk
 from converters.sources import read_onnx
 from runtime import parity
 

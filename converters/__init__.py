@@ -8,6 +8,7 @@ Lives here: readers, recipes, training, calibration, evaluation, the parity repo
 signing, publishing, anything that a device needs. Cores (`recipe`, `choice`, `metrics`, `parity`) do no IO.
 """
 
+import runtime  # noqa: F401 - before any engine is imported: it keeps them from reporting to their vendor
 from converters.bundle import Bundle, open_bundle, read_report, read_timing
 from converters.compression.pipeline import compress
 from converters.conversion import convert

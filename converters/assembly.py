@@ -15,13 +15,15 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from converters import details
-from converters.calibration import LABEL, Dataset
 from converters.choice import Choice
+from converters.data.calibration import LABEL, Dataset
 from converters.errors import DataRejected
-from converters.evaluation import Outputs, Quality
-from converters.metrics import paired_difference, wilson
-from converters.parity import (
+from converters.judging.evaluation import Outputs, Quality
+from converters.judging.metrics import paired_difference, wilson
+from converters.judging.trial import Reference, Trial, tolerance
+from converters.recipe import FLOAT, Recipe, TrainedRecipe
+from converters.report import details
+from converters.report.parity import (
     PARITY_FILE,
     AccuracyReport,
     Finding,
@@ -32,9 +34,7 @@ from converters.parity import (
     VariantReport,
     warnings_about,
 )
-from converters.recipe import FLOAT, Recipe, TrainedRecipe
 from converters.settings import Settings
-from converters.trial import Reference, Trial, tolerance
 from fleet_io.bundle_directory import describe
 from fleet_protocol import limits
 from fleet_protocol.manifest import Accuracy, Format, Golden, Lineage, Manifest, Variant

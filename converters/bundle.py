@@ -5,7 +5,7 @@ Writing and verifying directories is `fleet_io.bundle_directory`'s work, which p
 
 from __future__ import annotations
 
-from converters.parity import TIMING_FILE, ParityReport, Timing, decode_report, decode_timing
+from converters.report.parity import TIMING_FILE, ParityReport, Timing, decode_report, decode_timing
 from fleet_io.bundle_directory import Bundle, open_bundle
 
 __all__ = ["Bundle", "open_bundle", "read_report", "read_timing"]

@@ -19,15 +19,23 @@ import msgspec
 import numpy as np
 
 import runtime
-from converters import assembly, details, evaluation
-from converters.answering import Evaluate, name_of, score
-from converters.calibration import EVALUATION_AT_LEAST, UNNAMED, Array, Dataset, load_dataset, make_dataset, peek, split
+from converters import assembly
 from converters.choice import Choice, choose
+from converters.data.calibration import EVALUATION_AT_LEAST, UNNAMED, Array, Dataset, load_dataset, make_dataset, peek, split
+from converters.data.pictures import check_fits, class_names, read_pictures
+from converters.data.spool import spool
 from converters.errors import AccuracyRefused, DataRejected, RecipeFailed, SettingsRejected, SourceRejected
+from converters.graphs.lossless import Compressed, compress
 from converters.journal import Journal, journal_path
-from converters.lossless import Compressed, compress
-from converters.metrics import all_finite
-from converters.parity import (
+from converters.judging import evaluation
+from converters.judging.answering import Evaluate, name_of, score
+from converters.judging.metrics import all_finite
+from converters.judging.trial import Reference, Trial, attempt
+from converters.profile_data import make_profile
+from converters.quantizing.quantize import Quantizer
+from converters.recipe import FLOAT, TFLITE, Preference
+from converters.report import details
+from converters.report.parity import (
     PAGE_FILE,
     PARITY_FILE,
     TIMING_FILE,
@@ -37,20 +45,14 @@ from converters.parity import (
     VariantTiming,
     encode_report,
 )
-from converters.parity_page import render
-from converters.pictures import check_fits, class_names, read_pictures
-from converters.profile_data import make_profile
-from converters.quantize import Quantizer
-from converters.recipe import FLOAT, TFLITE, Preference
-from converters.sample_pictures import shown
+from converters.report.parity_page import render
+from converters.report.sample_pictures import shown
 from converters.search import Tried
 from converters.searching import Search, improve, told, works_by_products
 from converters.settings import Settings, check_settings
 from converters.sources import SAMPLES, Source, Trust, read_source
-from converters.spool import spool
 from converters.targets import Target, recipes
 from converters.trained import Trained, candidates, notes, variants
-from converters.trial import Reference, Trial, attempt
 from fleet_io.bundle_directory import Bundle, write_bundle
 from fleet_io.errors import BundleUnwritable
 from fleet_protocol import codec
@@ -63,7 +65,7 @@ Progress = Callable[[str, float], None]
 """Told what is being done, and how much of the whole is done, in [0, 1]."""
 
 Data = Path | Mapping[str, Array] | Iterable[object]
-"""An `.npz` or a directory of pictures; arrays by name; or batches one after another (`converters.spool` says of what)."""
+"""An `.npz` or a directory of pictures; arrays by name; or batches one after another (`converters.data.spool` says of what)."""
 
 Gathered = Path | Mapping[str, Array]
 

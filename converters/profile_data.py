@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.metrics import looks_like_probabilities
+from converters.judging.metrics import looks_like_probabilities
 from fleet_protocol.profile import BINS, FeatureProfile, ReferenceProfile
 from runtime import parity
 

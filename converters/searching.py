@@ -15,18 +15,18 @@ from typing import Final
 import numpy as np
 
 import runtime
-from converters import evaluation
-from converters.calibration import Parts
+from converters.data.calibration import Parts
 from converters.errors import RecipeFailed
-from converters.evaluation import run
 from converters.journal import Journal
-from converters.parity import SearchTrial
-from converters.quantize import Quantizer
+from converters.judging import evaluation
+from converters.judging.evaluation import run
+from converters.judging.trial import Reference, Trial, attempt
+from converters.quantizing.quantize import Quantizer
 from converters.recipe import HALF, PRODUCTS, StaticRecipe, WeightsRecipe
+from converters.report.parity import SearchTrial
 from converters.search import Budget, Score, Tried, best, key, search
 from converters.settings import Settings
 from converters.sources import Source
-from converters.trial import Reference, Trial, attempt
 
 SHORT_SECONDS: Final = 60.0
 """A search that nobody asked for takes no longer."""

@@ -14,12 +14,12 @@ from pathlib import Path
 import onnx
 
 from converters.choice import Candidate
-from converters.lossless import compress
-from converters.quantize import Quantizer
+from converters.graphs.lossless import compress
+from converters.judging.trial import Reference, Trial, attempt
+from converters.quantizing.quantize import Quantizer
 from converters.recipe import FLOAT, PlainRecipe, TrainedRecipe
 from converters.sources import Source
 from converters.targets import Target
-from converters.trial import Reference, Trial, attempt
 from fleet_protocol.digests import digest_of
 
 

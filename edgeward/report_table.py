@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.markup import escape
 
 import converters
-from converters.explain import explanation
-from converters.parity import ParityReport, Timing, VariantReport
+from converters.report.explain import explanation
+from converters.report.parity import ParityReport, Timing, VariantReport
 from edgeward import terminal
 
 

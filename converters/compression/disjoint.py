@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from converters.calibration import Dataset
+from converters.data.calibration import Dataset
 from converters.errors import DataRejected
 
 _TOLERATED: Final = 0.01

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from converters.compression import toolkit
 from converters.compression.recipes import TrainingRecipe
 from converters.errors import RecipeFailed
-from converters.evaluation import Outputs
-from converters.metrics import looks_like_probabilities
+from converters.judging.evaluation import Outputs
+from converters.judging.metrics import looks_like_probabilities
 
 if TYPE_CHECKING:
     import torch

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from converters import assembly, evaluation
-from converters.calibration import Dataset, load_dataset, make_dataset, peek
+from converters import assembly
 from converters.compression import toolkit
 from converters.compression.disjoint import check_disjoint
 from converters.compression.objective import form_of
@@ -22,8 +21,10 @@ from converters.compression.shelf import Shelf
 from converters.compression.workshop import Order, work_off
 from converters.conversion import Gathered as Data
 from converters.conversion import Progress, convert, silent
+from converters.data.calibration import Dataset, load_dataset, make_dataset, peek
 from converters.errors import DataRejected, RecipeFailed, SettingsRejected, SourceRejected
-from converters.metrics import all_finite
+from converters.judging import evaluation
+from converters.judging.metrics import all_finite
 from converters.recipe import TFLITE, TrainedRecipe
 from converters.settings import Settings, check_settings
 from converters.sources import SAMPLES, Source, Trust, read_source, torch_reader

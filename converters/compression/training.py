@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from converters.calibration import Dataset
 from converters.compression import toolkit
 from converters.compression.objective import Objective
 from converters.compression.recipes import Schedule
 from converters.compression.schedule import batches, epochs_that_fit, learning_rate
+from converters.data.calibration import Dataset
 from converters.errors import RecipeFailed, TrainingFailed
 
 if TYPE_CHECKING:

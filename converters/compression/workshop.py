@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from converters.calibration import Dataset
 from converters.compression.channels import prune_channels
 from converters.compression.objective import Form, Objective, blend_of
 from converters.compression.qat import fit_quantized
@@ -24,8 +23,9 @@ from converters.compression.shelf import Shelf
 from converters.compression.sparsity import make_sparse
 from converters.compression.students import distil
 from converters.compression.training import Fitted, Told, Trainer, deterministic, first_line
+from converters.data.calibration import Dataset
 from converters.errors import RecipeFailed, SourceRejected
-from converters.evaluation import Outputs
+from converters.judging.evaluation import Outputs
 from converters.sources import SAMPLES, Source, Trust, read_source, torch_reader
 from converters.sources.exchange import Request
 from converters.trained import Trained

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from converters.errors import RecipeFailed, SourceRejected
-from converters.observe import observe
+from converters.graphs.observe import observe
 from converters.sources.exchange import Reading, Samples
 
 Array = NDArray[Any]

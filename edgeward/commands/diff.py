@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from converters.comparison import Diff, VariantDiff, compare
+from converters.report.comparison import Diff, VariantDiff, compare
 from edgeward import terminal
 
 _PATH = click.Path(path_type=Path)

@@ -26,7 +26,7 @@ from converters.compression.recipes import (
     TrainingRecipe,
 )
 from converters.errors import ConversionError, DataRejected, SettingsRejected, SourceRejected, TrainingFailed
-from converters.parity import ParityReport
+from converters.report.parity import ParityReport
 from tests.heavy.small_nets import Digits, Regressor, Residual
 
 pytestmark = pytest.mark.heavy

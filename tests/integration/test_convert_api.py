@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 
 import converters
-from converters.answering import Answering
 from converters.errors import DataRejected, SettingsRejected, SourceRejected
+from converters.judging.answering import Answering
 from fleet_io.bundle_directory import Bundle
 from tests.support import models
 

@@ -11,17 +11,17 @@ import pytest
 from numpy.typing import NDArray
 
 import converters
-from converters.calibration import Parts, make_dataset
-from converters.evaluation import run
-from converters.explain import explanation
+from converters.data.calibration import Parts, make_dataset
 from converters.journal import Journal, journal_path
-from converters.quantize import Quantizer
+from converters.judging.evaluation import run
+from converters.judging.trial import Reference, Trial, attempt
+from converters.quantizing.quantize import Quantizer
 from converters.recipe import FLOAT, StaticRecipe
+from converters.report.explain import explanation
 from converters.search import Score, Tried
 from converters.searching import Search, improve
 from converters.settings import Settings
 from converters.sources import Source, read_onnx
-from converters.trial import Reference, Trial, attempt
 from runtime import Model, load
 from tests.support.conv_models import images, separable, separable_tensors
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import converters
-from converters.comparison import compare
 from converters.errors import SourceRejected
+from converters.report.comparison import compare
 from edgeward.cli import main
 from tests.support import models
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from converters.calibration import SAMPLES_AT_LEAST, Dataset, load_dataset, make_dataset, split
+from converters.data.calibration import SAMPLES_AT_LEAST, Dataset, load_dataset, make_dataset, split
 from converters.errors import DataRejected
 from fleet_protocol.tensors import TensorSpec
 

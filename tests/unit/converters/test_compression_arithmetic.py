@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 import pytest
 
-from converters.calibration import Dataset
 from converters.compression.disjoint import check_disjoint, shared_samples
 from converters.compression.masks import magnitude_mask, n_m_mask
 from converters.compression.objective import Blend, blend_of, form_of
 from converters.compression.recipes import DistilRecipe, PruneRecipe
 from converters.compression.schedule import batches, epochs_that_fit, learning_rate
+from converters.data.calibration import Dataset
 from converters.errors import DataRejected, RecipeFailed
 
 

@@ -14,9 +14,9 @@ from converters.choice import choose
 from converters.compression.recipes import PruneRecipe
 from converters.compression.shelf import Shelf
 from converters.errors import ConversionError, SettingsRejected
+from converters.judging.trial import Trial
 from converters.recipe import StaticRecipe, TrainedRecipe, WeightsRecipe
 from converters.trained import Trained, candidates, notes
-from converters.trial import Trial
 from fleet_io.errors import BundleUnwritable
 from tests.support.models import linear_classifier, samples
 

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-from converters.equalize import equalize
-from converters.observe import session
-from converters.quantize import Quantizer
+from converters.graphs.equalize import equalize
+from converters.graphs.observe import session
+from converters.quantizing.quantize import Quantizer
 from converters.recipe import StaticRecipe, WeightsRecipe
 from converters.sources import Source
 from fleet_protocol.digests import digest_of

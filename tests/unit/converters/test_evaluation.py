@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.calibration import make_dataset
+from converters.data.calibration import make_dataset
 from converters.errors import DataRejected, RecipeFailed, SourceRejected
-from converters.evaluation import batch_size, class_output, judge, latencies, load_source, run
+from converters.judging.evaluation import batch_size, class_output, judge, latencies, load_source, run
 from fleet_protocol.tensors import TensorSpec
 from runtime import load
 from tests.support.models import custom_operator, identity, linear_classifier, samples, two_inputs

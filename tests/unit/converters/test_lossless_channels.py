@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from converters.lossless import Compressed, compress
-from converters.observe import session
+from converters.graphs.lossless import Compressed, compress
+from converters.graphs.observe import session
 from tests.support.conv_models import graph_of, images, separable, separable_tensors
 
 

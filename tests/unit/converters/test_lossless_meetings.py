@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper
 
-from converters.intervals import Interval, activated, multiplied
-from converters.lossless import compress
-from converters.observe import session
+from converters.graphs.intervals import Interval, activated, multiplied
+from converters.graphs.lossless import compress
+from converters.graphs.observe import session
 from tests.support.conv_models import Tensors, graph_of, images
 
 WIDTH = 12

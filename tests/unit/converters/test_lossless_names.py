@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from converters.lossless import compress, likeness, strip_names
+from converters.graphs.lossless import compress, likeness, strip_names
 from tests.support.conv_models import graph_of, images, separable, separable_tensors
 from tests.support.models import mlp_classifier, samples
 
@@ -58,7 +58,7 @@ def test_a_short_name_never_takes_that_of_an_input() -> None:
 
 
 def test_many_names_differ() -> None:
-    from converters.lossless import _short_names
+    from converters.graphs.lossless import _short_names
 
     names = list(itertools.islice(_short_names(), 2000))
     assert len(set(names)) == 2000

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.metrics import Outputs, all_finite, looks_like_probabilities, paired_difference, wilson, worst_sqnr_db
+from converters.judging.metrics import Outputs, all_finite, looks_like_probabilities, paired_difference, wilson, worst_sqnr_db
 
 
 @pytest.mark.parametrize(

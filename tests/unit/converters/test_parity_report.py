@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
-from converters.parity import (
+from converters.report.parity import (
     AccuracyReport,
     Finding,
     ParityReport,
@@ -20,7 +20,7 @@ from converters.parity import (
     encode_report,
     warnings_about,
 )
-from converters.parity_page import render
+from converters.report.parity_page import render
 from fleet_protocol.digests import digest_of
 
 FINE = Finding(float_accuracy=0.97, majority=0.12, held_out=500, budget=0.005, task="classes", left_out=[], int8_shipped=True)

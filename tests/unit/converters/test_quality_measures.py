@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from converters.calibration import Parts, make_dataset
-from converters.evaluation import anomaly_metric, judge
-from converters.metrics import area_under_curve, looks_like_scores
-from converters.trial import Reference, doubt, over_budget
+from converters.data.calibration import Parts, make_dataset
+from converters.judging.evaluation import anomaly_metric, judge
+from converters.judging.metrics import area_under_curve, looks_like_scores
+from converters.judging.trial import Reference, doubt, over_budget
 from fleet_protocol.tensors import TensorSpec
 
 SAMPLES = 400

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from converters.errors import RecipeFailed
-from converters.quantize import Quantizer
+from converters.quantizing.quantize import Quantizer
 from converters.recipe import FLOAT, StaticRecipe, WeightsRecipe
 from converters.sources import read_onnx
 from runtime import load

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from converters.errors import RecipeFailed
-from converters.observe import session
-from converters.quantize import Quantizer
+from converters.graphs.observe import session
+from converters.quantizing.quantize import Quantizer
 from converters.recipe import DYNAMIC, HALF, PRODUCTS, StaticRecipe
 from converters.sources import Source
 from fleet_protocol.digests import digest_of

@@ -9,14 +9,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from converters.calibration import Parts, make_dataset
-from converters.details import class_changes, layers, worst_samples
-from converters.lossless import compress
-from converters.parity import ClassChange, LayerReport, NodeReport, ParityReport, Samples, VariantReport, WorstSample
-from converters.parity_page import render
+from converters.data.calibration import Parts, make_dataset
+from converters.graphs.lossless import compress
+from converters.judging.trial import Reference, Trial
 from converters.recipe import StaticRecipe
-from converters.sample_pictures import png, shown
-from converters.trial import Reference, Trial
+from converters.report.details import class_changes, layers, worst_samples
+from converters.report.parity import ClassChange, LayerReport, NodeReport, ParityReport, Samples, VariantReport, WorstSample
+from converters.report.parity_page import render
+from converters.report.sample_pictures import png, shown
 from fleet_protocol.digests import digest_of
 from fleet_protocol.tensors import TensorSpec
 from tests.support.conv_models import images, separable, separable_tensors

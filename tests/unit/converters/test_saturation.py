@@ -13,10 +13,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from onnx import helper
 
-from converters.observe import session
-from converters.quantize import Quantizer
+from converters.graphs.observe import session
+from converters.quantizing.quantize import Quantizer
+from converters.quantizing.saturation import emulate, layers_at_risk, lost, risky
 from converters.recipe import StaticRecipe
-from converters.saturation import emulate, layers_at_risk, lost, risky
 from converters.sources import Source
 from fleet_protocol.digests import digest_of
 from tests.support.conv_models import graph_of, images, separable, separable_tensors

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from converters.errors import RecipeFailed
-from converters.lossless import likeness
-from converters.observe import session
-from converters.quantize import Quantizer
-from converters.ranges import BINS, Ranges, clip
+from converters.graphs.lossless import likeness
+from converters.graphs.observe import session
+from converters.graphs.smooth import factors, smooth
+from converters.quantizing.quantize import Quantizer
+from converters.quantizing.ranges import BINS, Ranges, clip
 from converters.recipe import DYNAMIC, PRODUCTS, Clipping, StaticRecipe
-from converters.smooth import factors, smooth
 from converters.sources import Source
 from fleet_protocol.digests import digest_of
 from runtime import parity

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from onnx import helper
 
-from converters.quantize import Quantizer
+from converters.quantizing.quantize import Quantizer
+from converters.quantizing.sensitivity import rank
 from converters.recipe import StaticRecipe
-from converters.sensitivity import rank
 from converters.sources import Source
 from fleet_protocol.digests import digest_of
 from tests.support.conv_models import images, separable, separable_tensors

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from converters.errors import DataRejected
-from converters.observe import observe
+from converters.graphs.observe import observe
 from converters.sources.folding import fold
 from converters.sources.matching import match, rename, sort_nodes
 

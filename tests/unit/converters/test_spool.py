@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.calibration import Dataset
+from converters.data.calibration import Dataset
+from converters.data.spool import spool
 from converters.errors import DataRejected
-from converters.spool import spool
 
 
 def test_batches_are_joined_in_order(tmp_path: Path) -> None:

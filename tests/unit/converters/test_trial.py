@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converters.calibration import Parts, make_dataset
-from converters.evaluation import Quality, judge
-from converters.trial import Reference, over_budget, tolerance
+from converters.data.calibration import Parts, make_dataset
+from converters.judging.evaluation import Quality, judge
+from converters.judging.trial import Reference, over_budget, tolerance
 from fleet_protocol.tensors import TensorSpec
 
 SPEC = TensorSpec(name="x", datatype="FP32", shape=(-1, 1))

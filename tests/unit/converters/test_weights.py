@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from converters.weights import pack, quantize_weights
+from converters.graphs.weights import pack, quantize_weights
 from runtime import load
 from tests.support.models import mlp_classifier, samples
 

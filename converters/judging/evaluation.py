@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import runtime
-from converters import metrics
-from converters.answering import Answering
-from converters.calibration import Dataset
+from converters.data.calibration import Dataset
 from converters.errors import DataRejected, RecipeFailed, SourceRejected
+from converters.judging import metrics
+from converters.judging.answering import Answering
 from fleet_protocol.tensors import DYNAMIC, TensorSpec
 from runtime import parity
 

@@ -13,7 +13,7 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.calibration import LABEL, UNNAMED
+from converters.data.calibration import LABEL, UNNAMED
 from converters.errors import DataRejected
 
 Array = NDArray[Any]

@@ -16,8 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from converters.channel_flow import Channels, Cut, End, Flow, bias_of_matmul
-from converters.graph_view import Array, GraphView, Reader, attributes
+from converters.graphs.channel_flow import Channels, Cut, End, Flow, bias_of_matmul
+from converters.graphs.graph_view import Array, GraphView, Reader, attributes
 
 MULTIPLE: Final = 4
 

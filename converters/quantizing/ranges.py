@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from converters.observe import Batch, observe
+from converters.graphs.observe import Batch, observe
 from converters.recipe import Clipping
 
 BINS: Final = 2048

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from converters.graph_view import has_subgraphs
+from converters.graphs.graph_view import has_subgraphs
 
 _LEVELS: Final = 127
 

@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 import onnx
 
-from converters.graph_view import GraphView
-from converters.observe import Batch, observe
+from converters.graphs.graph_view import GraphView
+from converters.graphs.observe import Batch, observe
 from runtime import parity
 
 _SAMPLES: Final = 16

@@ -16,8 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from converters.graph_view import GraphView, Reader, attributes
-from converters.observe import Batch, observe
+from converters.graphs.graph_view import GraphView, Reader, attributes
+from converters.graphs.observe import Batch, observe
 
 _LEAST: Final = 1e-5
 _MOST: Final = 1e4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from converters.parity import ParityReport, SearchTrial, Timing, VariantReport
+from converters.report.parity import ParityReport, SearchTrial, Timing, VariantReport
 
 
 def explanation(report: ParityReport, timing: Timing | None) -> list[str]:

@@ -16,10 +16,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from converters.dead_channels import Removed, remove_dead_channels
 from converters.errors import RecipeFailed
-from converters.graph_view import GraphView, has_subgraphs
-from converters.observe import Batch, observe, session
+from converters.graphs.dead_channels import Removed, remove_dead_channels
+from converters.graphs.graph_view import GraphView, has_subgraphs
+from converters.graphs.observe import Batch, observe, session
 from runtime import parity
 
 PROOF_DB: Final = 90.0

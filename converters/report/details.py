@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converters.evaluation import Outputs, Quality
-from converters.graph_view import GraphView
-from converters.parity import ClassChange, LayerReport, NodeReport, ScoreReport, WorstSample
-from converters.sensitivity import NodeNoise
-from converters.trial import Reference, Trial
+from converters.graphs.graph_view import GraphView
+from converters.judging.evaluation import Outputs, Quality
+from converters.judging.trial import Reference, Trial
+from converters.quantizing.sensitivity import NodeNoise
+from converters.report.parity import ClassChange, LayerReport, NodeReport, ScoreReport, WorstSample
 from runtime import parity
 
 _WORST: Final = 8

@@ -17,10 +17,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from converters import intervals
-from converters.channel_flow import Lane, bias_of_matmul, is_depthwise, plain_layer, through
-from converters.graph_view import GraphView, Reader, attributes
-from converters.observe import Batch, observe
+from converters.graphs import intervals
+from converters.graphs.channel_flow import Lane, bias_of_matmul, is_depthwise, plain_layer, through
+from converters.graphs.graph_view import GraphView, Reader, attributes
+from converters.graphs.observe import Batch, observe
 
 _HOMOGENEOUS: Final = (
     "AveragePool", "Dropout", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "Identity", "LeakyRelu", "MaxPool", "ReduceMax",

@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 
 import runtime
-from converters.answering import Answering, Ask
-from converters.calibration import Parts
+from converters.data.calibration import Parts
 from converters.errors import RecipeFailed
-from converters.evaluation import Metric, Outputs, Quality, judge, load_variant, run
-from converters.quantize import Quantizer
+from converters.judging.answering import Answering, Ask
+from converters.judging.evaluation import Metric, Outputs, Quality, judge, load_variant, run
+from converters.quantizing.quantize import Quantizer
+from converters.quantizing.saturation import emulate, layers_at_risk
+from converters.quantizing.sensitivity import NodeNoise
 from converters.recipe import FLOAT, Recipe, StaticRecipe, TrainedRecipe
-from converters.saturation import emulate, layers_at_risk
-from converters.sensitivity import NodeNoise
 from converters.targets import Target, describe, must_check
 from fleet_protocol.manifest import Tolerance
 

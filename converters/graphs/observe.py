@@ -13,7 +13,7 @@ import onnxruntime
 from onnx import helper
 
 from converters.errors import RecipeFailed
-from converters.graph_view import Array
+from converters.graphs.graph_view import Array
 
 Batch = dict[str, Array]
 

@@ -17,9 +17,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converters import intervals
-from converters.graph_view import Array, GraphView, Reader, attributes, is_standard
-from converters.intervals import Interval
+from converters.graphs import intervals
+from converters.graphs.graph_view import Array, GraphView, Reader, attributes, is_standard
+from converters.graphs.intervals import Interval
 
 MARGIN: Final = 1000.0
 """Inner values are taken to stay within so many times the largest one that the samples showed."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Final
 
-from converters.parity import LayerReport, ParityReport, VariantReport, WorstSample
+from converters.report.parity import LayerReport, ParityReport, VariantReport, WorstSample
 
 _ROWS: Final = 48
 """Layers that are drawn; a larger model's largest ones."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Final
 
-from converters import parity_sections as sections
-from converters.parity import AccuracyReport, ParityReport, Timing, VariantReport
+from converters.report import parity_sections as sections
+from converters.report.parity import AccuracyReport, ParityReport, Timing, VariantReport
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --bad: #b3261e; --good: #1f7a3a; --bar: #3b6fd4; }

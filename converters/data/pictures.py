@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from converters.calibration import LABEL, Array
+from converters.data.calibration import LABEL, Array
 from converters.errors import DataRejected, SettingsRejected
 from fleet_protocol.errors import ProtocolError
 from fleet_protocol.processing import Processing, check_processing

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from converters.errors import RecipeFailed
-from converters.graph_view import Array, GraphView, attributes
-from converters.observe import Batch, session
+from converters.graphs.graph_view import Array, GraphView, attributes
+from converters.graphs.observe import Batch, session
 
 _LOW: Final = -(2**15)
 _HIGH: Final = 2**15 - 1

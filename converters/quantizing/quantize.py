@@ -27,11 +27,14 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-from converters.equalize import equalize
 from converters.errors import RecipeFailed
-from converters.graph_view import GraphView, has_subgraphs, layer_weights
-from converters.lossless import PROOF_DB, likeness, simplify, strip_names
-from converters.ranges import Ranges
+from converters.graphs.equalize import equalize
+from converters.graphs.graph_view import GraphView, has_subgraphs, layer_weights
+from converters.graphs.lossless import PROOF_DB, likeness, simplify, strip_names
+from converters.graphs.smooth import smooth
+from converters.graphs.weights import halve_weights, quantize_tables, quantize_weights
+from converters.quantizing.ranges import Ranges
+from converters.quantizing.sensitivity import NodeNoise, node_noise
 from converters.recipe import (
     PRODUCTS,
     DynamicRecipe,
@@ -43,11 +46,8 @@ from converters.recipe import (
     TrainedRecipe,
     WeightsRecipe,
 )
-from converters.sensitivity import NodeNoise, node_noise
-from converters.smooth import smooth
 from converters.sources import Source
 from converters.tflite.variants import TfliteMaker
-from converters.weights import halve_weights, quantize_tables, quantize_weights
 
 Batch = dict[str, NDArray[Any]]
 

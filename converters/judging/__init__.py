@@ -1,0 +1,1 @@
+"""How good a model is: run, measured, held against the reference and the budget."""

@@ -1,0 +1,1 @@
+"""What is told of a conversion: the parity report, its page, explanations, differences."""
