@@ -99,7 +99,7 @@ class Quantizer:
 
     def _for_litert(self) -> TfliteMaker:
         if self._tflite is None:
-            self._tflite = TfliteMaker(self._source.model, batches=self._batches)
+            self._tflite = TfliteMaker(self.prepared(), batches=self._batches)
         return self._tflite
 
     def _static(self, recipe: StaticRecipe) -> onnx.ModelProto:

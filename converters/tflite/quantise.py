@@ -94,6 +94,7 @@ def slim(content: bytes) -> bytes:
     Outputs that the quantizer made anew get back the free axis of what they are made from.
     """
     model = toolkit.schema().ModelT.InitFromPackedBuf(content, 0)
+    _take_in(model, content)
     model.metadata, model.metadataBuffer = [], []
     graph = model.subgraphs[0]
     outside = {*(int(each) for each in graph.inputs), *(int(each) for each in graph.outputs)}
@@ -102,6 +103,14 @@ def slim(content: bytes) -> bytes:
             tensor.name = None
     _repair_signatures(model)
     return pack(model)
+
+
+def _take_in(model: Any, content: bytes) -> None:  # noqa: ANN401  # the schema has no types
+    """Put constants inside that the quantizer, for files of about a megabyte and more, appends behind the flatbuffer."""
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # 0 and 1 say that it lies inside
+            buffer.data = np.frombuffer(content, np.uint8, count=buffer.size, offset=buffer.offset)
+            buffer.offset = buffer.size = 0
 
 
 def _repair_signatures(model: Any) -> None:  # noqa: ANN401  # the schema has no types

@@ -179,3 +179,22 @@ def test_slim_keeps_names_outside_and_drops_those_inside(maker: TfliteMaker) -> 
     assert sorted(name for name in names if name) == [b"x", b"y"]
     inputs = next(batches())
     np.testing.assert_array_equal(run_tflite(small, inputs)["y"], run_tflite(content, inputs)["y"])
+
+
+def test_constants_that_the_quantizer_appends_behind_a_larger_file_are_taken_in() -> None:
+    weights = np.random.default_rng(0).normal(size=(3, 512, 512)).astype(np.float32) / 20
+    nodes = [helper.make_node("MatMul", [f"v{at}", f"w{at}"], [f"v{at + 1}"]) for at in range(3)]
+    made = helper.make_graph(
+        nodes,
+        "wide",
+        [helper.make_tensor_value_info("v0", TensorProto.FLOAT, ["N", 512])],
+        [helper.make_tensor_value_info("v3", TensorProto.FLOAT, ["N", 512])],
+        [numpy_helper.from_array(values, f"w{at}") for at, values in enumerate(weights)],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    inputs = {"v0": np.random.default_rng(1).uniform(-1, 1, (16, 512)).astype(np.float32)}
+    maker = TfliteMaker(model, batches=lambda: iter([inputs]))
+    for recipe in TFLITE[1:]:
+        content = maker.apply(recipe)
+        assert len(content) > weights.size
+        assert parity.sqnr_db(run_onnx(model, inputs)["v3"], run_tflite(content, inputs)["v3"]) > 25
