@@ -133,6 +133,23 @@ def test_a_moment_of_other_work_does_not_count() -> None:
     assert measured["float32"] == pytest.approx(0.001)
 
 
+def test_weights_that_another_model_pushed_out_of_the_cache_do_not_count() -> None:
+    workshop, last = Workshop(), [""]
+    data = make_dataset({"x": np.zeros((4, 1), np.float32)}, (TensorSpec(name="x", datatype="FP32", shape=(-1, 1)),))
+
+    def model(name: str, *, cold: float) -> object:
+        def call(inputs: object) -> dict[str, object]:
+            workshop.now += 0.0001 if last[0] == name else cold
+            last[0] = name
+            return {}
+
+        return call
+
+    models = {"float32": model("float32", cold=0.0002), "int8": model("int8", cold=0.0009)}
+    measured = latencies(models, data, seconds=0.1, stopwatch=workshop.read, clock=workshop.read)  # type: ignore[arg-type]  # as above
+    assert measured["int8"] == pytest.approx(measured["float32"])
+
+
 def test_timing_stops_after_the_time_it_was_given() -> None:
     workshop = Workshop()
     data = make_dataset({"x": np.zeros((4, 1), np.float32)}, (TensorSpec(name="x", datatype="FP32", shape=(-1, 1)),))
