@@ -181,7 +181,7 @@ def _calls_per_slot(model: runtime.Model, sample: Outputs, stopwatch: Stopwatch)
 
 
 def _time(model: runtime.Model, sample: Outputs, calls: int, stopwatch: Stopwatch) -> float:
-    """Seconds of one call. Where they are short, one goes before that does not count: it fetches what other models pushed out."""
+    """Seconds of one call. Before short ones goes one that does not count: it fetches what other models pushed out."""
     if calls > 1:
         model(sample)
     before = stopwatch()
