@@ -169,31 +169,32 @@ def keywords(count: int, seed: int) -> tuple[Array, Array]:
     return samples[..., None].astype(np.float32), labels
 
 
-def pictures(count: int, seed: int, size: int = 32) -> tuple[Array, Array]:
-    """Digits in colour, 0 to 255, on a background of clouds."""
+def pictures(count: int, seed: int, size: int = 32, *, clear: bool = False) -> tuple[Array, Array]:
+    """Digits in colour, 0 to 255, on a background of clouds; or `clear`, bright on a dark one: what a few hundred steps learn."""
     digits = load_digits()
     rng = np.random.default_rng(seed)
     half = len(digits.images) // 2
     pick = rng.integers(0, half, count) + (half if seed else 0)
     images = digits.images[pick] / 16.0
     ink, paper = rng.uniform(0.2, 1, (2, count, 1, 1, 3))
+    ink, paper = (0.6 + 0.4 * ink, 0.5 * paper) if clear else (ink, paper)
     big = np.kron(images, np.ones((1, size // 8, size // 8)))[..., None]
     clouds = np.kron(rng.normal(size=(count, size // 4, size // 4, 3)), np.ones((1, 4, 4, 1)))
-    samples = 255 * np.clip(big * ink + (1 - big) * paper * 0.6 + 0.12 * clouds, 0, 1)
+    samples = 255 * np.clip(big * ink + (1 - big) * paper * 0.6 + (0.06 if clear else 0.12) * clouds, 0, 1)
     return samples.astype(np.float32), digits.target[pick]
 
 
 def scenes(count: int, seed: int) -> tuple[Array, Array]:
     """96 × 96 pictures, −1 to 1, half of which hold a digit."""
-    samples, _ = pictures(count, seed, size=96)
-    empty, _ = pictures(count, seed + 2, size=96)
+    samples, _ = pictures(count, seed, size=96, clear=True)
+    empty, _ = pictures(count, seed + 2, size=96, clear=True)
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count)
     empty = np.roll(empty, 48, 1)[rng.permutation(count)][:, ::-1, ::-1]
-    faint = rng.uniform(0.15, 1.0, (count, 1, 1, 1)).astype(np.float32)
+    faint = rng.uniform(0.4, 1.0, (count, 1, 1, 1)).astype(np.float32)
     blurred = empty.reshape(count, 8, 12, 8, 12, 3).mean((2, 4)).repeat(12, 1).repeat(12, 2)
     mixed = faint * samples + (1 - faint) * blurred
-    chosen = np.where(labels[:, None, None, None] == 1, mixed, blurred + rng.normal(0, 40, samples.shape))
+    chosen = np.where(labels[:, None, None, None] == 1, mixed, blurred)
     return np.clip(chosen / 127.5 - 1, -1, 1).astype(np.float32), labels
 
 
@@ -222,16 +223,16 @@ def tokens(words: int, length: int, count: int, seed: int) -> dict[str, Array]:
 # -- training ------------------------------------------------------------------------------------------------------------
 
 
-def train(model: Any, x: Array, y: Array, *, epochs: int, rate: float = 2e-3) -> Any:
+def train(model: Any, x: Array, y: Array, *, epochs: int, rate: float = 2e-3, batch: int = 64) -> Any:
     """Cross entropy, or the mean squared error where y is float."""
     given, wanted = torch.from_numpy(x), torch.from_numpy(y)
     optimizer = torch.optim.Adam(model.parameters(), rate)
-    steps = epochs * (len(x) // 64)
+    steps = epochs * (len(x) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate * 2, total_steps=steps)
     loss_of = nn.functional.mse_loss if y.dtype == np.float32 else nn.functional.cross_entropy
     model.train()
     for _ in range(epochs):
-        for at in torch.randperm(len(x))[: len(x) // 64 * 64].reshape(-1, 64):
+        for at in torch.randperm(len(x))[: len(x) // batch * batch].reshape(-1, batch):
             optimizer.zero_grad()
             loss_of(model(given[at]), wanted[at]).backward()
             optimizer.step()
@@ -241,10 +242,15 @@ def train(model: Any, x: Array, y: Array, *, epochs: int, rate: float = 2e-3) ->
 
 
 def doom(model: Any, share: float) -> None:
-    """Choose channels that training shall not use: their scale stays 0, and most of their shifts below it."""
+    """Choose channels that training shall not use: their scale stays 0, and most of their shifts below it.
+
+    Depthwise layers lose those of the layer before them, as in training that starves channels.
+    """
+    doomed, depthwise = torch.zeros(0, dtype=torch.bool), False
     for module in model.modules():
+        depthwise = module.groups > 1 if isinstance(module, nn.Conv2d) else depthwise
         if isinstance(module, nn.BatchNorm2d):
-            doomed = torch.rand(module.num_features) < share
+            doomed = doomed if depthwise and len(doomed) else torch.rand(module.num_features) < share
             module.register_buffer("doomed", doomed, persistent=False)
             module.register_buffer("dark", doomed & (torch.rand(module.num_features) < 0.9), persistent=False)
 
@@ -361,7 +367,7 @@ def visual_wake_words(folder: Path) -> None:
         conv(3, 8, 3, 2), *(separable(*each) for each in widths), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 2)
     )
     doom(inner, 0.4)
-    train(Nhwc(inner, softmax=False), x, y, epochs=6)
+    train(Nhwc(inner, softmax=False), x, y, epochs=4, batch=16)
     wither(inner)
     x, y = scenes(800, 1)
     save(folder, "vww", Nhwc(inner), {"input_1": x, "label": y}, 13)
@@ -383,29 +389,29 @@ def autoencoder(folder: Path) -> None:
 
 
 def mobilenet2(folder: Path) -> None:
-    x, y = pictures(4000, 0)
+    x, y = pictures(3000, 0, clear=True)
     blocks = [(12, 12, 1), (12, 20, 2), (20, 20, 1), (20, 20, 1), (20, 40, 2), (40, 40, 1), (40, 40, 1)]
     inner = nn.Sequential(
         conv(3, 12, act=nn.ReLU6), *(Inverted(*each) for each in blocks), conv(40, 128, 1, act=nn.ReLU6),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10),
     )  # fmt: skip
     doom(inner, 0.3)
-    train(nn.Sequential(inner), x.transpose(0, 3, 1, 2) / 255, y, epochs=6)
+    train(nn.Sequential(inner), x.transpose(0, 3, 1, 2) / 255, y, epochs=6, batch=32)
     wither(inner)
-    x, y = pictures(900, 1)
+    x, y = pictures(900, 1, clear=True)
     save(folder, "mobilenet2", inner, {"image": (x.transpose(0, 3, 1, 2) / 255).copy(), "label": y}, 9, keep=True)
 
 
 def squeezenet(folder: Path) -> None:
-    x, y = pictures(4000, 0)
+    x, y = pictures(4000, 0, clear=True)
     inner = nn.Sequential(
         conv(3, 24, 3, 2), Fire(24, 8, 24), Fire(48, 12, 32), nn.MaxPool2d(2), Fire(64, 16, 48), nn.Conv2d(96, 10, 1),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(),
     )  # fmt: skip
     doom(inner, 0.25)
-    train(inner, x.transpose(0, 3, 1, 2) / 255, y, epochs=6)
+    train(inner, x.transpose(0, 3, 1, 2) / 255, y, epochs=10, batch=32)
     wither(inner)
-    x, y = pictures(900, 1)
+    x, y = pictures(900, 1, clear=True)
     save(
         folder,
         "squeezenet",

@@ -124,7 +124,7 @@ def parity_report(
         budget=settings.budget,
         task="values" if reference.classes is None else "classes",
         left_out=[(trial.recipe.name, trial.fault) for trial in left_out],
-        metric="" if reference.metric is None else reference.metric.name,
+        metric="" if reference.metric is None or reference.metric.against_float else reference.metric.name,
         int8_shipped=any(by_name[name].recipe.precision != FLOAT.precision for name in choice.order),
     )
     return ParityReport(

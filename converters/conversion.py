@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 import runtime
-from converters import assembly
+from converters import assembly, for_litert
 from converters.choice import Choice, choose
 from converters.data.calibration import EVALUATION_AT_LEAST, UNNAMED, Array, Dataset, load_dataset, make_dataset, peek, split
 from converters.data.pictures import check_fits, class_names, read_pictures
@@ -27,13 +27,13 @@ from converters.data.spool import spool
 from converters.errors import AccuracyRefused, DataRejected, RecipeFailed, SettingsRejected, SourceRejected
 from converters.graphs.lossless import Compressed, compress
 from converters.journal import Journal, journal_path
-from converters.judging import evaluation
+from converters.judging import evaluation, measures
 from converters.judging.answering import Evaluate, name_of, score
 from converters.judging.metrics import all_finite
 from converters.judging.trial import Reference, Trial, attempt
 from converters.profile_data import make_profile
 from converters.quantizing.quantize import Quantizer
-from converters.recipe import FLOAT, TFLITE, Preference
+from converters.recipe import FLOAT, PlainRecipe, Preference
 from converters.report import details
 from converters.report.parity import (
     PAGE_FILE,
@@ -69,7 +69,8 @@ Data = Path | Mapping[str, Array] | Iterable[object]
 
 Gathered = Path | Mapping[str, Array]
 
-_TIMING_SECONDS: Final = 2.0
+_TIMING_SECONDS: Final = 0.4
+"""For each model that is timed."""
 _GIVEN: Final = "given"
 """The given model among those that are timed: the float variant may be smaller than it."""
 _COPIES: Final = 8
@@ -94,7 +95,7 @@ def convert(
     seed: int = 0,
     classes: Sequence[str] = (),
     prefer: Preference = "auto",
-    tflite: bool = False,
+    tflite: bool | None = None,
     target: Target = "any",
     minutes: float | None = None,
     state: Path | None = None,
@@ -112,8 +113,9 @@ def convert(
     first axis the sample, and `label` (class numbers) where known; or an iterable of batches, which never are in memory
     together. They are split by `seed` into parts that share none; with data as `evaluate`, accuracy is measured there instead.
     A function as `evaluate` is given each model, which answers arrays, and says how good it is: more is better, and a
-    variant may lose `budget` of it. `classes` names the classes; the other settings are `Settings`'. With
-    `tflite` the bundle also carries variants for LiteRT, emitted from the ONNX model: float, static int8, dynamic, weight-only.
+    variant may lose `budget` of it. `classes` names the classes; the other settings are `Settings`'. The bundle also carries
+    variants for LiteRT, emitted from the ONNX model: static int8 and weight-only where they can be made; with `tflite` float and
+    dynamic too, and a warning where they cannot; with `tflite=False` none.
     `target` names the processors that it is for. With `minutes` the static recipe is searched for so long; without, only
     where the plain one misses the budget, for at most a minute. A search that was stopped goes on when it is asked for again.
 
@@ -140,9 +142,10 @@ def convert(
         target=target,
         minutes=minutes,
         processing=processing,
+        tflite=tflite,
     )
     check_settings(settings)
-    given = _Given(source, Trust(state, pickles=trust_pickle), calibration, evaluate, trained, tflite)
+    given = _Given(source, Trust(state, pickles=trust_pickle), calibration, evaluate, trained)
     try:
         with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
             return _converted(settings, given, Path(work), progress)
@@ -162,7 +165,6 @@ class _Given:
     calibration: Data
     evaluate: Data | Evaluate | None
     trained: Sequence[Trained]
-    tflite: bool
 
 
 def _converted(settings: Settings, given: _Given, work: Path, progress: Progress) -> Bundle:
@@ -174,7 +176,7 @@ def _converted(settings: Settings, given: _Given, work: Path, progress: Progress
     original = read_source(given.source, lambda: peek(calibration, SAMPLES), work, given.trust)
     tried = recipes(settings.target, products=works_by_products(original))
     named = settings.classes or original.classes
-    settings = dataclasses.replace(settings, recipes=(*tried, *TFLITE) if given.tflite else tried, classes=named)
+    settings = dataclasses.replace(settings, recipes=(*tried, *for_litert.wanted(settings)), classes=named)
     return _Conversion(settings, original, work, progress, given.trained).run(calibration, evaluate)
 
 
@@ -200,6 +202,7 @@ class _Measured:
     timing: Timing
     lossless: str
     trained: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     layers: tuple[LayerReport, ...] = ()
 
 
@@ -266,13 +269,14 @@ class _Conversion:
             raise SourceRejected(f"{self._source.path} {error}.") from error
         if not all_finite(golden) or not all_finite(outputs):
             raise SourceRejected(f"{self._source.path} answers NaN or infinity on the data. Check its weights and its scaling.")
-        metric = evaluation.anomaly_metric(model.inputs, model.outputs, parts.held_out)
+        metric = measures.anomaly_metric(model.inputs, model.outputs, parts.held_out)
         if metric is not None:  # its labels tell no class that the model could answer: nobody shall compare them
             parts = dataclasses.replace(parts, golden=dataclasses.replace(parts.golden, labels=None))
             return Reference(parts, batch, golden, outputs, None, metric)
         classes = evaluation.class_output(model.outputs, outputs, parts.held_out.labels)
         _check_names(self._settings.classes, None if classes is None else outputs[classes])
-        return Reference(parts=parts, batch=batch, golden=golden, held_out=outputs, classes=classes)
+        metric = None if classes is not None else measures.vector_metric(outputs, parts.held_out)
+        return Reference(parts=parts, batch=batch, golden=golden, held_out=outputs, classes=classes, metric=metric)
 
     def _check_accuracy(self, reference: Reference) -> None:
         least = self._settings.min_accuracy
@@ -413,7 +417,8 @@ def _by_own_metric(evaluate: Evaluate, reference: Reference, model: runtime.Mode
         before = score(evaluate, reference.answering(model))
     except RecipeFailed as error:
         raise SettingsRejected(f"The float model {error}.") from error
-    own = evaluation.Metric(name_of(evaluate), lambda _outputs, _samples: before, lambda answering: score(evaluate, answering))
+    asked = name_of(evaluate)
+    own = measures.Metric(asked, lambda _outputs, _samples, _wanted: before, lambda answering: score(evaluate, answering))
     return dataclasses.replace(reference, metric=own)
 
 

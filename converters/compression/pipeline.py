@@ -23,7 +23,7 @@ from converters.conversion import Gathered as Data
 from converters.conversion import Progress, convert, silent
 from converters.data.calibration import Dataset, load_dataset, make_dataset, peek
 from converters.errors import DataRejected, RecipeFailed, SettingsRejected, SourceRejected
-from converters.judging import evaluation
+from converters.judging import evaluation, measures
 from converters.judging.metrics import all_finite
 from converters.recipe import TFLITE, TrainedRecipe
 from converters.settings import Settings, check_settings
@@ -184,7 +184,7 @@ def _data(given: Source, work: Path, data: _Samples) -> tuple[Dataset, str, eval
         given_to = {"--data": data.calibration, "--evaluate": data.evaluate}
         judging = {what: _dataset(each, model.inputs) for what, each in given_to.items() if each is not None}
         remarks = [check_disjoint(samples, each, what) for what, each in judging.items()]
-        if any(evaluation.anomaly_metric(model.inputs, model.outputs, each) is not None for each in judging.values()):
+        if any(measures.anomaly_metric(model.inputs, model.outputs, each) is not None for each in judging.values()):
             samples = replace(samples, labels=None)  # they tell no class that the model could answer
         wanted = evaluation.run(model, samples, batch=evaluation.batch_size(model.inputs, given.path))
         if not all_finite(wanted):

@@ -73,6 +73,38 @@ def area_under_curve(scores: NDArray[Any], labels: NDArray[Any]) -> float:
     return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
+def paired_area_difference(before: NDArray[Any], after: NDArray[Any], labels: NDArray[Any]) -> Interval:
+    """95 % interval of (area by `after` − area by `before`) over the same samples (DeLong, DeLong and Clarke-Pearson 1988).
+
+    Changes of no sample's order leave no doubt; with one sample of a label nothing is known, and the interval is [−1, 1].
+    """
+    positive = labels == 1
+    if min(int(positive.sum()), int((~positive).sum())) < 2:
+        return Interval(-1.0, 1.0)
+    (one, other), (ones, others) = (_parts(scores, positive) for scores in (before, after))
+    gained, lost = ones - one, others - other
+    variance = gained.var(ddof=1) / len(gained) + lost.var(ddof=1) / len(lost)
+    half = _Z * math.sqrt(variance)
+    return Interval(float(gained.mean() - half), float(gained.mean() + half))
+
+
+def _parts(scores: NDArray[Any], positive: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each sample's part of the area: for label 1 the share of label 0 below it, for label 0 the share of label 1 above it."""
+    high, low = np.sort(scores[positive]), np.sort(scores[~positive])
+    below = (np.searchsorted(low, scores[positive], "left") + np.searchsorted(low, scores[positive], "right")) / 2
+    above = (
+        len(high) - (np.searchsorted(high, scores[~positive], "left") + np.searchsorted(high, scores[~positive], "right")) / 2
+    )
+    return below / len(low), above / len(high)
+
+
+def mean_interval(values: NDArray[np.float64]) -> Interval:
+    """95 % interval of a mean, from values of independent samples; of a single one nothing is known but that."""
+    middle = float(values.mean())
+    half = _Z * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return Interval(middle - half, middle + half)
+
+
 def looks_like_scores(answers: NDArray[Any]) -> bool:
     """Whether rows may be class scores before a softmax: few columns, or as many as ImageNet has, and not all of length 1."""
     if answers.ndim != 2 or answers.dtype.kind != "f" or not (2 <= answers.shape[1] <= _FEW or answers.shape[1] in _IMAGENET):

@@ -13,7 +13,8 @@ import runtime
 from converters.data.calibration import Parts
 from converters.errors import RecipeFailed
 from converters.judging.answering import Answering, Ask
-from converters.judging.evaluation import Metric, Outputs, Quality, judge, load_variant, run
+from converters.judging.evaluation import Outputs, Quality, judge, load_variant, run
+from converters.judging.measures import Metric
 from converters.quantizing.quantize import Quantizer
 from converters.quantizing.saturation import emulate, layers_at_risk
 from converters.quantizing.sensitivity import NodeNoise
@@ -23,6 +24,9 @@ from fleet_protocol.manifest import Tolerance
 
 VALUES_SQNR_DB: Final = 20.0
 """Where outputs are values and not classes, a variant's noise must lie this far below its signal."""
+
+VECTORS_SQNR_DB: Final = 14.0
+"""The same for embeddings, whose mean cosine to float must be right besides."""
 
 GUESS_LOSS: Final = 0.05
 """Where the largest output may be a class, though nothing says so, it may be another one for so many samples."""
@@ -58,7 +62,7 @@ class Reference:
             return quality
         if metric.asks is not None and answering is not None:
             return replace(quality, score=metric.asks(answering), metric=metric.name, guess=None)
-        return replace(quality, score=metric.of(outputs, held_out), metric=metric.name, guess=None)
+        return replace(quality, score=metric.of(outputs, held_out, self.held_out), metric=metric.name, guess=None)
 
     def answering(self, ask: Ask) -> Answering:
         """A model as a metric sees it; `ask` runs one batch of it."""
@@ -170,7 +174,7 @@ def _first(reference: Reference, count: int) -> Reference:
 def over_budget(quality: Quality, reference: Reference, budget: float) -> str:
     """Why the variant is too far from float, or nothing."""
     if quality.score is not None:
-        return _lost_score(quality.score, reference, budget)
+        return _lost_score(quality.score, reference, budget) or _noisy_vectors(quality, reference)
     if quality.accuracy is not None:
         before = reference.own().accuracy or 0.0
         lost = before - quality.accuracy
@@ -197,6 +201,14 @@ def _lost_score(score: float, reference: Reference, budget: float) -> str:
     if before - score <= budget + 1e-9:
         return ""
     return f"loses {before - score:.4f} of {reference.metric.name} ({before:.4f} to {score:.4f}); budget {budget:g}"
+
+
+def _noisy_vectors(quality: Quality, reference: Reference) -> str:
+    """A cosine sees no lengths, and a mean no single vector: neither may be lost."""
+    assert reference.metric is not None
+    if not reference.metric.against_float or quality.sqnr_db >= VECTORS_SQNR_DB:
+        return ""
+    return f"is noisy: {quality.sqnr_db:.1f} dB below its signal, where {VECTORS_SQNR_DB:g} dB are wanted"
 
 
 def doubt(quality: Quality, reference: Reference, budget: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -27,7 +28,11 @@ def score_change(trial: Trial, reference: Reference) -> ScoreReport | None:
     if quality is None or quality.score is None or reference.metric is None:
         return None
     before = reference.own().score or 0.0
-    return ScoreReport(metric=reference.metric.name, value=round(quality.score, 5), change=round(quality.score - before, 5))
+    told = ScoreReport(metric=reference.metric.name, value=round(quality.score, 5), change=round(quality.score - before, 5))
+    if reference.metric.change is None or trial.outputs is None:
+        return told
+    sure = reference.metric.change(dict(trial.outputs), reference.parts.held_out, dict(reference.held_out))
+    return msgspec.structs.replace(told, change_low=round(sure.low, 5), change_high=round(sure.high, 5))
 
 
 def class_changes(before: Quality | None, after: Quality | None, labels: NDArray[np.int64] | None) -> tuple[ClassChange, ...]:

@@ -57,6 +57,9 @@ class ScoreReport(msgspec.Struct, frozen=True, kw_only=True):
     metric: str
     value: float
     change: float
+    change_low: float | None = None
+    change_high: float | None = None
+    """The change's 95 % interval on the same samples, where the measure has one."""
 
 
 class ClassChange(msgspec.Struct, frozen=True, kw_only=True):

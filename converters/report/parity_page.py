@@ -7,7 +7,7 @@ from html import escape
 from typing import Final
 
 from converters.report import parity_sections as sections
-from converters.report.parity import AccuracyReport, ParityReport, Timing, VariantReport
+from converters.report.parity import AccuracyReport, ParityReport, ScoreReport, Timing, VariantReport
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --bad: #b3261e; --good: #1f7a3a; --bar: #3b6fd4; }
@@ -124,9 +124,15 @@ def _change(accuracy: AccuracyReport) -> str:
     return f"{accuracy.change * 100:+.2f} points<br><small>{interval}</small>"
 
 
+def _score_change(score: ScoreReport) -> str:
+    if score.change_low is None or score.change_high is None:
+        return f"{score.change:+.4f}"
+    return f"{score.change:+.4f} ({score.change_low:+.4f} to {score.change_high:+.4f})"
+
+
 def _agreement(variant: VariantReport) -> str:
     if variant.score is not None:
-        return f"{variant.score.metric} {variant.score.value:.4f}<br><small>{variant.score.change:+.4f}</small>"
+        return f"{variant.score.metric} {variant.score.value:.4f}<br><small>{_score_change(variant.score)}</small>"
     if variant.agreement is None:
         return "–"
     if variant.agreement_low is None or variant.agreement_high is None:

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from converters.data.calibration import Parts, make_dataset
-from converters.judging.evaluation import anomaly_metric, judge
+from converters.judging.evaluation import judge
+from converters.judging.measures import anomaly_metric
 from converters.judging.metrics import area_under_curve, looks_like_scores
 from converters.judging.trial import Reference, doubt, over_budget
 from fleet_protocol.tensors import TensorSpec
