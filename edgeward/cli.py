@@ -134,11 +134,22 @@ def main(arguments: Sequence[str] | None = None, *, group: click.Group = cli) ->
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:
-        if not _is_known(error):
+        said = _said(error)
+        if said is None:
             raise
         click.secho("Error: ", fg="red", err=True, nl=False)
-        click.echo(str(error), err=True)
+        click.echo(said, err=True)
         sys.exit(1)
+
+
+def _said(error: Exception) -> str | None:
+    """The error for people; None: it is a fault of ours, and shows where."""
+    if _is_known(error):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:  # a full disk, a path that may not be written: nobody's code is wrong
+        what = f"{error.filename}: " if error.filename is not None else ""
+        return f"{what}{error.strerror}. Check the paths that were given, their permissions and the room on the disk."
+    return None
 
 
 def _is_known(error: Exception) -> bool:

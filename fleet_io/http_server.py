@@ -142,9 +142,9 @@ def listening_unix_socket(path: Path) -> socket.socket:
     except OSError as error:
         made.close()
         reason = error.strerror or str(error)
-        raise ListenFailed(
-            f"Cannot listen on {UNIX}{path}: {reason}. Stop the program that does, or choose another path."
-        ) from error
+        taken = error.errno == errno.EADDRINUSE
+        hint = "Stop the program that does, or choose another path" if taken else "Choose another path"
+        raise ListenFailed(f"Cannot listen on {UNIX}{path}: {reason}. {hint}.") from error
     return made
 
 

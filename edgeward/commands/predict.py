@@ -68,6 +68,8 @@ def command(
       edgeward predict digits-1.0.0 --input sample.npy
       edgeward predict model.onnx --input request.json --json
     """
+    if target is not None and explain_file is None:
+        raise click.UsageError("--target is what --explain explains; give a file with --explain.")
     given = [*files, *([input_file] if input_file else [])]
     source = dataclasses.replace(find(model, variant=variant), provider=provider, delegate=delegate)
     if processing is not None:
@@ -100,9 +102,10 @@ def _prepared(opened: Model, given: list[Path]) -> Prepared:
     tensors = [each for each in given if each.suffix.lower() in _TENSORS]
     if tensors and len(given) > 1:
         raise click.UsageError(f"{tensors[0]} holds tensors, and goes alone.")
-    if tensors or not all(is_picture(each) for each in given):
+    pictured = opened.processor is not None and opened.processor.pictured
+    if tensors or not (pictured or all(is_picture(each) for each in given)):
         return Prepared(inputs.read(given[0], opened.inputs), [])
-    if opened.processor is None or not opened.processor.pictured:
+    if opened.processor is None or not pictured:
         raise PicturesUnusable(
             f"{given[0]} is a picture, and nothing says how it becomes the model's input. Convert the model with --processing, "
             "or give --processing here."
@@ -119,7 +122,7 @@ def _explained(opened: Model, prepared: Prepared, *, target: int | None, runs: i
 
 
 def _write(file: Path, explained: Explanation, picture: Path, prepared: Prepared) -> None:
-    """The explanation as a picture or as numbers. Raises `PicturesUnusable` or `OSError`."""
+    """The explanation as a picture or as numbers. Raises `PicturesUnusable`."""
     if file.suffix.lower() == ".json":
         content = msgspec.json.encode(_numbers(explained))
     elif file.suffix.lower() == ".png" and explained.heat.ndim == 2:
@@ -128,7 +131,10 @@ def _write(file: Path, explained: Explanation, picture: Path, prepared: Prepared
         content = png(draw(explained.heat, decode(read_picture(picture), "rgb") if placement else blank, placement))
     else:
         raise PicturesUnusable(f"{file} cannot hold this explanation: name it .json, or .png where the input is a picture.")
-    durable.write_bytes(file, content)
+    try:
+        durable.write_bytes(file, content)
+    except OSError as error:
+        raise PicturesUnusable(f"{file} cannot be written: {error.strerror or error}. Choose another file.") from error
 
 
 def _numbers(explained: Explanation) -> dict[str, Any]:

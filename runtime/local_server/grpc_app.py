@@ -8,7 +8,6 @@ decisions are HTTP's. Messages come and go as bytes; this module does not know g
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any, Final, Protocol
 from runtime.errors import MalformedRequest
 from runtime.hosting.experiment import KEY_HEADER
 from runtime.hosting.repository import Repository
-from runtime.local_server import oip_facts, oip_grpc, tfs_grpc
+from runtime.local_server import bearer, oip_facts, oip_grpc, tfs_grpc
 from runtime.local_server.answering import INLINE_BYTES, Answering, Question, Wishes, Work, wishes_of
 from runtime.local_server.exchange import BODY_TIMEOUT_S, Refused, Response
 from runtime.local_server.grpc_messages import filled, message_class, parsed
@@ -86,7 +85,7 @@ class GrpcApplication:
     def __init__(self, answering: Answering, repository: Repository | None, *, token: str | None) -> None:
         self._answering = answering
         self._patience = Patience()
-        self._token = None if token is None else f"Bearer {token}".encode()
+        self._token = None if token is None else token.encode()
         methods = (_OpenInference(answering, repository).methods(), _TensorFlowServing(answering).methods())
         self.methods: dict[str, Method] = {path: method for each in methods for path, method in each.items()}
         """What answers one message with one, by path."""
@@ -143,7 +142,7 @@ class GrpcApplication:
     def _check_token(self, path: str, call: Call) -> None:
         if self._token is None or path in _OPEN_TO_ALL:
             return
-        if not hmac.compare_digest(_said(call, "authorization").encode(), self._token):
+        if not bearer.shows(_said(call, "authorization").encode(), self._token):
             raise Refused(401, "This server wants a token in the metadata: authorization: Bearer <token>.")
 
     def _trace(self, call: Call) -> str | None:

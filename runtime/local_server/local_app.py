@@ -7,14 +7,13 @@ is repeated on the response and named in the log.
 
 from __future__ import annotations
 
-import hmac
 import logging
 from concurrent.futures import Executor
 
 from fleet_io.clock import Clock, SystemClock
 from runtime.hosting.repository import Repository
 from runtime.hosting.serving import Serving
-from runtime.local_server import prometheus_text
+from runtime.local_server import bearer, prometheus_text
 from runtime.local_server.answering import TIMEOUT_S, Answering
 from runtime.local_server.exchange import (
     BODY_BYTES,
@@ -57,7 +56,7 @@ class Application:
         self._host = host
         self._open_inference = OpenInference(self.answering, repository)
         self._tensorflow_serving = TensorFlowServing(self.answering)
-        self._token = None if token is None else b"Bearer " + token.encode()
+        self._token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI 3, HTTP only."""
@@ -113,7 +112,7 @@ class Application:
         )
 
     def _check_token(self, exchange: Exchange, wanted: bytes) -> None:
-        if not hmac.compare_digest(exchange.headers.get(b"authorization", b""), wanted):
+        if not bearer.shows(exchange.headers.get(b"authorization", b""), wanted):
             raise RefusedUnread(
                 401, "This server wants a token: Authorization: Bearer <token>.", (b"www-authenticate", b"Bearer")
             )

@@ -109,6 +109,7 @@ def test_with_a_token_only_health_is_answered_to_everybody(serving: Any) -> None
                 refused = client.request(method, path, headers=headers)
                 assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
                 assert set(refused.json()) == {"error"}
+        assert client.get("/v2", headers={"Authorization": "bearer a secret"}).status_code == 200
         client.headers["Authorization"] = "Bearer a secret"
         assert client.post(INFER, json=GOOD).status_code == 200
         assert client.get("/metrics").status_code == 200
@@ -159,7 +160,12 @@ def test_a_socket_ends_with_its_server_and_one_that_a_killed_server_left_is_repl
 
 def test_a_file_that_is_no_socket_is_left_alone(socket_path: Path) -> None:
     socket_path.write_text("precious")
-    for path in (socket_path, socket_path.parent / "no such directory" / "s", Path("/" + "x" * 200)):
-        with pytest.raises(CannotListen, match="Cannot listen on unix:"):
+    refused = {
+        socket_path: "Address already in use. Stop the program that does",
+        socket_path.parent / "no such directory" / "s": "No such file or directory. Choose another path",
+        Path("/" + "x" * 200): "AF_UNIX path too long. Choose another path",
+    }
+    for path, why in refused.items():
+        with pytest.raises(CannotListen, match=f"Cannot listen on unix:{path}: {why}"):
             LocalServer(ModelHost(), address=f"unix:{path}").start()
     assert socket_path.read_text() == "precious"

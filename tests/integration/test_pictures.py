@@ -155,13 +155,17 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("good.png", "--processing", "nothing.toml"), 1, "nothing.toml cannot be read"),
         (("good.png", "--processing", "broken.png"), 1, "broken.png: processing cannot be read|broken.png: processing is not"),
         (("good.png", "good.png", "--explain", "why.png"), 1, "wants one sample"),
+        (("good.png", "--explain", "nowhere/why.png"), 1, "nowhere/why.png cannot be written: No such file or directory"),
+        (("good.png", "--target", "3"), 2, "give a file with --explain"),
+        (("broken.tif",), 1, "no picture of a known format"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(
     arguments: tuple[str, ...], code: int, message: str, bundle: Path, working_directory: Path
 ) -> None:
     Path("good.png").write_bytes(pictures.png(pictures.digits(1)[0][0]))
-    Path("broken.png").write_bytes(b"no picture")
+    for name in ("broken.png", "broken.tif"):
+        Path(name).write_bytes(b"no picture")
     done = edgeward("predict", bundle, *arguments)
     assert done.returncode == code
     assert any(each in done.stderr for each in message.split("|")), done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pytest
 
@@ -34,6 +36,16 @@ def test_a_known_error_is_one_line_and_1(capsys: pytest.CaptureFixture[str]) -> 
 
     assert ending(click.Command("status", callback=callback)) == 1
     assert capsys.readouterr().err == "Error: There is no such device. See `edgeward devices`.\n"
+
+
+def test_what_the_system_refuses_is_one_line_and_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def callback() -> None:
+        (tmp_path / "nowhere" / "why.png").write_bytes(b"")
+
+    assert ending(click.Command("status", callback=callback)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"Error: {tmp_path}/nowhere/why.png: No such file or directory. Check the paths")
+    assert len(said.splitlines()) == 1
 
 
 def test_an_unknown_error_is_ours_and_shows_where() -> None:
