@@ -10,7 +10,7 @@ from converters.errors import SettingsRejected
 from converters.recipe import STANDARD, PlainRecipe, Preference
 from converters.targets import SATURATES, Target
 from fleet_io.bundle_directory import open_bundle
-from fleet_io.errors import BundleDamaged, BundleExists
+from fleet_io.errors import BundleDamaged, BundleExists, BundleUnwritable
 from fleet_protocol import limits
 from fleet_protocol.errors import InvalidName
 from fleet_protocol.names import check_name, check_version
@@ -69,10 +69,11 @@ def check_settings(settings: Settings) -> None:
 def _check_out(settings: Settings) -> None:
     """Refuse early what would be refused after minutes of work: only this release's own bundle may lie there."""
     out = settings.out
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if not out.exists():
-        return
+    try:
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return
+    except OSError as error:
+        raise BundleUnwritable(f"{out} cannot be looked at: {error.strerror or error}. Choose another --out.") from error
     try:
         manifest = open_bundle(out).manifest
     except BundleDamaged as error:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from converters.errors import DataRejected
+from converters.errors import DataRejected, SourceRejected
 from converters.sources.layouts import layout_hint
 from fleet_protocol.digests import digest_of_stream
 from fleet_protocol.tensors import NUMPY_NAMES, TensorSpec
@@ -151,6 +151,8 @@ def peek(given: Path | Mapping[str, Array], count: int) -> dict[str, Array]:
 
 def _fit(arrays: dict[str, Array], specs: tuple[TensorSpec, ...], *, digest: str, what: str) -> Dataset:
     inputs = {}
+    if not specs:
+        raise SourceRejected("The model has no inputs, so samples change nothing. Export it with its input free.")
     for spec in specs:
         if spec.name not in arrays:
             raise DataRejected(_missing(what, spec, arrays))
@@ -175,6 +177,8 @@ def _missing(what: str, spec: TensorSpec, arrays: Mapping[str, Array]) -> str:
 
 def _fit_input(values: Array, spec: TensorSpec, what: str) -> Array:
     wanted = NUMPY_NAMES[spec.datatype]
+    if spec.datatype == "BYTES":
+        raise SourceRejected(f"The model takes text: {spec.describe()}. Give the part of it that computes with numbers.")
     if values.dtype.name != wanted:
         raise DataRejected(
             f"{what}: {spec.name!r} is {values.dtype.name}; the model takes {spec.describe()}. "

@@ -52,6 +52,7 @@ from converters.tflite.variants import TfliteMaker
 Batch = dict[str, NDArray[Any]]
 
 _ACTIVATIONS: Final = ("Relu", "Clip")
+_NO_INTEGER_FORM: Final = "changes nothing: none of the model's operators has an integer form"
 _AXIS_OPSET: Final = 13
 """The first opset whose DequantizeLinear has one scale a channel."""
 
@@ -104,9 +105,14 @@ class Quantizer:
 
     def _static(self, recipe: StaticRecipe) -> onnx.ModelProto:
         model = self._for(recipe)
+        if not any(node.op_type in recipe.operators for node in model.graph.node):
+            raise RecipeFailed(_NO_INTEGER_FORM)
         with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
             prepared, target = Path(work) / "prepared.onnx", Path(work) / "static.onnx"
             options = self._options(recipe, model)
+            if not options["TensorQuantOverrides"]:
+                raise RecipeFailed("changes nothing: no value that its operators take or give is float32 and varies")
+            _declare(model, options["TensorQuantOverrides"])
             add_pre_process_metadata(model)
             prepared.write_bytes(model.SerializeToString(deterministic=True))
             quantize_static(
@@ -126,7 +132,7 @@ class Quantizer:
             )
             made = onnx.load_model(str(target))
         if not any(node.op_type == "QuantizeLinear" for node in made.graph.node):
-            raise RecipeFailed("changes nothing: none of the model's operators has an integer form")
+            raise RecipeFailed(_NO_INTEGER_FORM)
         quantize_tables(made)
         return _slim(made)
 
@@ -240,6 +246,16 @@ def _with_partners(model: onnx.ModelProto, excluded: Iterable[str]) -> list[str]
         if maker is not None and layer_weights(maker) is not None and wanted & {node.name, maker.name}:
             wanted |= {node.name, maker.name}
     return sorted(wanted)
+
+
+def _declare(model: onnx.ModelProto, names: Iterable[str]) -> None:
+    """Say that these values are float32 where shape inference could not: the tools know no others, and behind an operator of
+    another domain, such as scikit-learn's scaler, it knows nothing.
+    """
+    graph = model.graph
+    known = {value.name for value in (*graph.value_info, *graph.input, *graph.output)}
+    fresh = [name for name in names if name not in known]
+    graph.value_info.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in fresh)
 
 
 def _flatten_biases(model: onnx.ModelProto) -> None:

@@ -34,6 +34,9 @@ _FLOATS: Final = frozenset(
 _PACKED: Final = frozenset({onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1})
 """Several elements to a byte."""
 
+_FAULT_LETTERS: Final = 300
+"""So much of what onnx's checker says is shown: it may go on for pages."""
+
 _FIRST_BYTE: Final = b"\x08"
 """Field 1 of ModelProto, `ir_version`, which every writer puts first."""
 
@@ -109,8 +112,8 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise SourceRejected(f"{path} is not a valid ONNX model: {first} Export it again.") from error
+        fault = " ".join(str(error).replace("==> Context:", "").split()).rstrip(".")[:_FAULT_LETTERS]
+        raise SourceRejected(f"{path} is not a valid ONNX model: {fault}. Export it again.") from error
     except (EncodeError, ValueError) as error:
         raise SourceRejected(f"{path} with its external data is too large for one file: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Holds the extras of pyproject.toml against what commands import: whoever installs the one that is named can run the command."""
+"""Holds the extras of pyproject.toml against what commands import: who installs the one that is named can run the command."""
 
 from __future__ import annotations
 

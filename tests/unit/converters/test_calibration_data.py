@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from converters.data.calibration import SAMPLES_AT_LEAST, Dataset, load_dataset, make_dataset, split
-from converters.errors import DataRejected
+from converters.errors import DataRejected, SourceRejected
 from fleet_protocol.tensors import TensorSpec
 
 PIXELS = (TensorSpec(name="pixels", datatype="FP32", shape=(-1, 4)),)
@@ -238,3 +238,13 @@ def test_large_samples_make_fewer_golden_ones() -> None:
     specs = (TensorSpec(name="x", datatype="UINT8", shape=(-1, -1)),)
     data = make_dataset({"x": np.zeros((40, 2**20), np.uint8)}, specs)
     assert len(split(data, None, seed=0).golden) == 8
+
+
+def test_a_model_without_inputs_is_refused() -> None:
+    with pytest.raises(SourceRejected, match="has no inputs"):
+        make_dataset({"pixels": pixels()}, ())
+
+
+def test_a_model_of_text_is_refused() -> None:
+    with pytest.raises(SourceRejected, match="takes text"):
+        make_dataset({"words": np.array(["a", "b"])}, (TensorSpec(name="words", datatype="BYTES", shape=(-1,)),))

@@ -52,12 +52,23 @@ def test_a_truncated_model_is_told_from_other_files(tmp_path: Path, keep: float)
         read_onnx(path)
 
 
+def test_an_operator_that_onnx_does_not_know_is_named_with_its_node(tmp_path: Path) -> None:
+    path = linear_classifier(tmp_path / "m.onnx")
+    model = onnx.load(str(path))
+    model.graph.node[0].op_type, model.graph.node[0].name = "Frobnicate", "third-layer"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(SourceRejected, match="Name: third-layer OpType: Frobnicate"):
+        read_onnx(path)
+
+
 def test_an_invalid_graph_is_refused(tmp_path: Path) -> None:
     path = linear_classifier(tmp_path / "m.onnx")
     model = onnx.load(str(path))
     model.graph.node[0].input[0] = "nowhere"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(SourceRejected, match="is not a valid ONNX model"):
+    with pytest.raises(
+        SourceRejected, match=r"is not a valid ONNX model: .*'nowhere' of node: name: .* previous nodes\. Export"
+    ):
         read_onnx(path)
 
 

@@ -106,3 +106,38 @@ def test_keeping_an_activation_float_keeps_its_layer_float() -> None:
 def test_a_relu_that_packing_replaces_is_not_blamed_for_what_it_cuts_off() -> None:
     quantizer = Quantizer(source(separable(separable_tensors())), batches=lambda: [{"x": images()}])
     assert min(each.sqnr_db for each in quantizer.noise(StaticRecipe())) > 15
+
+
+def test_values_behind_an_operator_of_another_domain_are_quantized_too() -> None:
+    chance = np.random.default_rng(0)
+    tensors = {"w": chance.normal(size=(6, 40)).astype(np.float32), "v": chance.normal(size=(40, 3)).astype(np.float32)}
+    scaler = helper.make_node("Scaler", ["x"], ["s"], domain="ai.onnx.ml", offset=[0.0], scale=[2.0])
+    nodes = [scaler, *(helper.make_node(kind, given, made) for kind, given, made in (
+        ("Gemm", ["s", "w"], ["h"]), ("Relu", ["h"], ["r"]), ("Gemm", ["r", "v"], ["y"])
+    ))]  # fmt: skip
+    model = graph_of(nodes, tensors, x=["n", 6], y=["n", 3])
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    x = chance.normal(size=(64, 6)).astype(np.float32)
+    content = Quantizer(source(model), batches=lambda: [{"x": x}]).apply(StaticRecipe())
+    assert integers(content) >= 6 * 40 + 40 * 3
+    assert parity.sqnr_db(run(model.SerializeToString(), x=x), run(content, x=x)) > 25
+
+
+def test_a_model_of_other_domains_only_is_told_that_it_has_no_integer_form() -> None:
+    node = helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[0.0], scale=[2.0])
+    model = graph_of([node], {}, x=["n", 6], y=["n", 6])
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    quantizer = Quantizer(source(model), batches=lambda: [{"x": np.ones((4, 6), np.float32)}])
+    with pytest.raises(RecipeFailed, match="none of the model's operators has an integer form"):
+        quantizer.apply(StaticRecipe())
+
+
+def test_values_that_are_no_float32_are_no_work_for_the_tools(capfd: pytest.CaptureFixture[str]) -> None:
+    model = graph_of([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.ones((6, 3))}, x=["n", 6], y=["n", 3])
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    quantizer = Quantizer(source(model), batches=lambda: [{"x": np.ones((4, 6))}])
+    with pytest.raises(RecipeFailed, match="is float32 and varies"):
+        quantizer.apply(StaticRecipe())
+    assert capfd.readouterr().err == ""

@@ -9,7 +9,7 @@ import pytest
 from converters.errors import SettingsRejected
 from converters.settings import Settings, check_settings
 from fleet_io.bundle_directory import write_bundle
-from fleet_io.errors import BundleExists
+from fleet_io.errors import BundleExists, BundleUnwritable
 from tests.support.bundles import CONTENTS, bundle_of
 
 
@@ -54,3 +54,8 @@ def test_an_output_that_holds_another_release_is_refused_at_once(tmp_path: Path)
     with pytest.raises(BundleExists, match=r"already holds toy 1\.0\.0"):
         check_settings(Settings(model="toy", version="1.0.1", out=tmp_path / "b"))
     check_settings(Settings(model="toy", version="1.0.0", out=tmp_path / "b"))
+
+
+def test_an_output_that_the_system_does_not_take_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(BundleUnwritable, match="too long"):
+        check_settings(Settings(model="digits", version="1.0.0", out=tmp_path / ("o" * 300)))
