@@ -170,7 +170,7 @@ def keywords(count: int, seed: int) -> tuple[Array, Array]:
 
 
 def pictures(count: int, seed: int, size: int = 32, *, clear: bool = False) -> tuple[Array, Array]:
-    """Digits in colour, 0 to 255, on a background of clouds; or `clear`, bright on a dark one: what a few hundred steps learn."""
+    """Digits in colour, 0 to 255, on a background of clouds; or `clear`, bright on a dark one: easy to learn."""
     digits = load_digits()
     rng = np.random.default_rng(seed)
     half = len(digits.images) // 2

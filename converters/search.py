@@ -100,8 +100,8 @@ def key(recipe: StaticRecipe) -> str:
     """What tells recipes apart, as text that is the same in every run."""
     parts = [
         f"channel={int(recipe.per_channel)}", f"reduced={int(recipe.reduce_range)}", f"clip={recipe.clipping}",
-        f"symmetric={int(recipe.symmetric)}", f"smooth={recipe.smooth}", f"float={'|'.join(recipe.excluded)}",
-        f"operators={len(recipe.operators)}",
+        f"symmetric={int(recipe.symmetric)}", f"smooth={recipe.smooth}", f"corrected={int(recipe.corrected)}",
+        f"float={'|'.join(recipe.excluded)}", f"operators={len(recipe.operators)}",
     ]  # fmt: skip
     return " ".join(parts)
 
@@ -124,6 +124,7 @@ def _proposals(
     best = _most_right(tried)
     for clipping in ("mse", "percentile"):
         yield replace(best, clipping=clipping)
+    yield replace(_most_right(tried), corrected=True)
     best = _most_right(tried)
     ranked = tuple(rank(best))
     for count in EXCLUDED:

@@ -33,6 +33,7 @@ from converters.graphs.graph_view import GraphView, has_subgraphs, layer_weights
 from converters.graphs.lossless import PROOF_DB, likeness, simplify, strip_names
 from converters.graphs.smooth import smooth
 from converters.graphs.weights import halve_weights, quantize_tables, quantize_weights
+from converters.quantizing.bias import correct_biases
 from converters.quantizing.ranges import Ranges
 from converters.quantizing.sensitivity import NodeNoise, node_noise
 from converters.recipe import (
@@ -133,6 +134,8 @@ class Quantizer:
             made = onnx.load_model(str(target))
         if not any(node.op_type == "QuantizeLinear" for node in made.graph.node):
             raise RecipeFailed(_NO_INTEGER_FORM)
+        if recipe.corrected and not correct_biases(model, made, self._batches()):
+            raise RecipeFailed("changes nothing: no layer has a bias to correct, or there are too many layers")
         quantize_tables(made)
         return _slim(made)
 

@@ -50,6 +50,18 @@ def test_the_worst_nodes_of_the_best_recipe_so_far_are_kept_float() -> None:
     assert {recipe.clipping for recipe in excluded} == {"mse"}
 
 
+def test_biases_are_corrected_once_for_the_best_recipe_and_stay_so_only_where_it_helps() -> None:
+    def helped(recipe: StaticRecipe) -> Score:
+        return score(0.03 - 0.02 * recipe.corrected - 0.005 * (recipe.clipping == "mse"))
+
+    tried = [each.recipe for each in search(START, helped, nodes, FOREVER)]
+    corrected = [recipe for recipe in tried if recipe.corrected]
+    assert corrected[0].clipping == "mse"
+    assert not corrected[0].excluded
+    assert all(recipe.corrected for recipe in tried if recipe.excluded)
+    assert [recipe.corrected for recipe in (each.recipe for each in search(START, fair, nodes, FOREVER))].count(True) == 1
+
+
 def test_time_ends_it_after_at_least_one_trial() -> None:
     seconds = iter(range(100))
     assert len(search(START, fair, nodes, Budget(seconds=0.0, spent=lambda: 5.0))) == 1
