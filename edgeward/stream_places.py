@@ -20,12 +20,14 @@ from fleet_io.mqtt import Broker, Identity, MqttTransport
 from fleet_io.transport import Transport
 from runtime.streaming import Policy, Results, Source
 from runtime.streaming.camera import CameraItems
-from runtime.streaming.directory import DirectoryItems, Seen
+from runtime.streaming.directory import DirectoryItems, Seen, existing
 from runtime.streaming.lines import LineItems
 from runtime.streaming.results import FileResults, StreamResults
 
 SEEN_FILE: Final = ".edgeward-seen.jsonl"
 _BROKER: Final = re.compile(r"(?P<host>[^\s:/]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})")
+_FILTER: Final = re.compile(r"(?:(?:\+|[^+#/\0]*)/)*(?:\+|#|[^+#/\0]*)")
+"""MQTT 5, 4.7.1: what a broker takes; it answers another one by ending the connection."""
 _HINT: Final = {
     "--from": "dir:PATH, camera:NUMBER, camera:FILE, stdin or mqtt:TOPIC",
     "--to": "stdout, file:PATH or mqtt:TOPIC",
@@ -59,6 +61,8 @@ def parsed(option: str, value: str, kinds: tuple[str, ...]) -> tuple[str, str]:
         raise click.BadParameter(f"{value!r} is none of {_HINT[option]}.", param_hint=option)
     if kind == "mqtt" and option == "--to" and set(place) & set("+#"):
         raise click.BadParameter(f"{place!r} is a filter; results go to one topic.", param_hint=option)
+    if kind == "mqtt" and not _FILTER.fullmatch(place):
+        raise click.BadParameter(f"{place!r}: + and # stand alone between slashes, and # only at the end.", param_hint=option)
     return kind, place
 
 
@@ -88,7 +92,7 @@ def opened(wanted: Wanted, stop: threading.Event) -> Iterator[tuple[Source, Resu
 def _source(wanted: Wanted, transport: Transport | None) -> Source:
     match wanted.source:
         case ("dir", place):
-            directory = Path(place)
+            directory = existing(Path(place))
             return DirectoryItems(directory, Seen(wanted.state or directory / SEEN_FILE), follow=not wanted.once)
         case ("camera", place):
             return CameraItems(place)

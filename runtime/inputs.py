@@ -19,7 +19,16 @@ from runtime.engine import Array
 from runtime.errors import InvalidInput
 from runtime.local_server import oip
 
-_BROKEN: Final = (ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, msgspec.MsgspecError, RecursionError)
+_BROKEN: Final = (
+    ValueError,
+    EOFError,
+    SyntaxError,
+    MemoryError,  # a header may claim any shape
+    RecursionError,
+    zipfile.BadZipFile,
+    zlib.error,
+    msgspec.MsgspecError,
+)
 
 Value = object
 """An array, or nested lists out of JSON."""

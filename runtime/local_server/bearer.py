@@ -6,6 +6,6 @@ import hmac
 
 
 def shows(authorization: bytes, token: bytes) -> bool:
-    """Whether it says `Bearer <token>`, the scheme in any case (RFC 9110, 11.1). How long it takes says nothing of the token."""
+    """Whether it says `Bearer <token>`, the scheme in any case (RFC 9110, 11.1). Its time tells nothing of the token."""
     scheme, _, shown = authorization.partition(b" ")
     return scheme.lower() == b"bearer" and hmac.compare_digest(shown.strip(b" "), token)

@@ -74,6 +74,13 @@ class Seen:
         durable.write_bytes(self._path, b"".join(_encoded(name, mark) for name, mark in self._marks.items()))
 
 
+def existing(directory: Path) -> Path:
+    """The same directory. Raises `StreamBroken` where there is none."""
+    if not directory.is_dir():
+        raise StreamBroken(f"{directory} is no directory. Make it, or name another.")
+    return directory
+
+
 class DirectoryItems:
     """See the module. One pass over what is there where `follow` is False."""
 
@@ -81,9 +88,7 @@ class DirectoryItems:
 
     def __init__(self, directory: Path, seen: Seen, *, look_every_s: float = LOOK_EVERY_S, follow: bool = True) -> None:
         """Raises `StreamBroken` where there is no such directory."""
-        if not directory.is_dir():
-            raise StreamBroken(f"{directory} is no directory. Make it, or name another.")
-        self._directory, self._seen = directory, seen
+        self._directory, self._seen = existing(directory), seen
         self._look_every_s, self._follow = look_every_s, follow
         self._given: dict[str, Mark] = {}
         """Files that are in the stream, and not yet settled."""

@@ -53,8 +53,10 @@ class StreamResults:
         try:
             self._stream.write(msgspec.json.encode(answered) + b"\n")
             self._stream.flush()
+        except BrokenPipeError as error:
+            raise StreamBroken("Nobody reads the results any more.") from error
         except OSError as error:
-            raise StreamBroken(f"Nobody reads the results any more: {error.strerror or error}.") from error
+            raise StreamBroken(f"The results cannot be written: {error.strerror or error}.") from error
         return True
 
     def close(self) -> None:

@@ -61,10 +61,16 @@ def test_an_unknown_name_is_left_for_the_model_to_refuse(tmp_path: Path) -> None
     assert set(inputs.read(saved(tmp_path / "x.json", {"y": [1]}), ONE)) == {"y"}
 
 
+NPY_OF_A_PEBIBYTE = (
+    b"\x93NUMPY\x01\x00\x76\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (281474976710656,), }".ljust(117) + b"\n"
+)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("x.npy", b"nothing", "cannot be read as .npy"),
+        ("x.npy", NPY_OF_A_PEBIBYTE, "cannot be read as .npy"),
         ("x.npz", b"nothing", "cannot be read as .npz"),
         ("x.npz", b"PK\x03\x04" + bytes(50), "cannot be read as .npz"),
         ("x.json", b"{", "cannot be read as .json"),

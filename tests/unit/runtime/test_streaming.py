@@ -344,3 +344,13 @@ def test_a_file_that_cannot_be_written_breaks_the_stream_and_a_result_is_one_lin
     out = io.BytesIO()
     StreamResults(out).write(Answered(item="a\nb", time=0.0, model="m", error="c\nd"))
     assert out.getvalue().count(b"\n") == 1
+
+
+def test_a_pipe_without_reader_and_a_full_disk_are_told_apart() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    answered = Answered(item="a", time=0.0, model="m")
+    with os.fdopen(writing, "wb", buffering=0) as pipe, pytest.raises(StreamBroken, match="Nobody reads"):
+        StreamResults(pipe).write(answered)
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(StreamBroken, match="No space left"):
+        StreamResults(full).write(answered)
