@@ -99,7 +99,7 @@ class Model(Session):
             engine, self._engine = self._engine, None
         if engine is None:
             raise InferenceFailed("This model is closed. Load it again.")
-        return Model(wrap(engine), self.processor)
+        return Model(wrap(engine), self.processor, self.labels)
 
     def close(self) -> None:
         """Let go of the engine. Calls that are under way end well; later ones raise `InferenceFailed`."""

@@ -34,19 +34,25 @@ def load(
 
     Of a bundle it takes the named variant; without a name the one that tuning chose here, when `cache` is the directory in
     which `edgeward tune` or `runtime.tuning.readiness` kept what it found, and else the publisher's first that an engine here
-    can open. A prepared form in `cache` is used where there is one. Labels, processing and session options come from the
-    manifest; for a bare file they may be given. Every file is checked against the manifest before an engine sees it.
+    can open. What `cache` knows of running it, and a prepared form there, is used for bare files too. Labels, processing and
+    session options come from the manifest; for a bare file they may be given. Every file of a bundle is checked against the
+    manifest before an engine sees it.
 
     `threads` bounds the threads of one run (1 or more). `provider` is where an ONNX model runs (`cpu`, `cuda:0`, `auto`, …),
-    `delegate` the library that runs a TFLite model; without them it is the CPU. Raises `ModelRejected`, and its
-    `EngineUnavailable` where no engine, or not that provider or delegate, works here.
+    `delegate` the library that runs a TFLite model; without them it is the CPU. Whoever gives one of these two, or session
+    options, wants no advice, and `cache` is not looked at. Raises `ModelRejected`, and its `EngineUnavailable` where no
+    engine, or not that provider or delegate, works here.
     """
+    advised = cache if provider is None and delegate is None and not session_options else None
     if (path / MANIFEST_FILE).is_file():
         if session_options or processing is not None or labels:
             raise ModelRejected(f"{path} is a bundle: options, processing and labels are its manifest's. Leave them out.")
-        return _of_bundle(path, variant, cache, threads=threads, provider=provider, delegate=delegate)
+        field = [replace(each, provider=provider, delegate=delegate) for each in variants(path, variant)]
+        return _best_known(field, advised, threads)
     if variant is not None:
         raise ModelRejected(f"{path} is no bundle, and has no variants. Leave out the variant, or give a bundle.")
+    if advised is not None:
+        return _best_known([replace(sources.find(path), processing=processing, labels=labels)], advised, threads)
     return model.load(
         path,
         session_options=session_options,
@@ -58,32 +64,28 @@ def load(
     )
 
 
-def _of_bundle(
-    path: Path, variant: str | None, cache: Path | None, *, threads: int | None, provider: str | None, delegate: Path | None
-) -> Model:
+def variants(path: Path, variant: str | None) -> list[Source]:
+    """The bundle's variants, the publisher's preferred first, or the one that is named; a bare file's one.
+
+    Raises `ModelRejected`.
+    """
     found = [each.source for each in sources.contenders(path)]
     field = [each for each in found if variant in (None, each.identity.variant)]
-    if not field:
+    if not field or (variant is not None and not (path / MANIFEST_FILE).is_file()):
         sources.find(path, variant=variant)  # says which variants there are
-    field = [replace(each, provider=provider, delegate=delegate) for each in field]
-    if cache is None or provider is not None or delegate is not None:
+    return field
+
+
+def _best_known(field: list[Source], cache: Path | None, threads: int | None) -> Model:
+    """As tuning chose, and in its prepared form, as far as `cache` knows of either; else the first that can be opened."""
+    if cache is None:
         return _first(field, lambda source: source.load(threads=threads))
-    return _best_known(field, cache, threads)
+    from runtime.tuning.advice import advise
 
-
-def _best_known(field: list[Source], cache: Path, threads: int | None) -> Model:
-    """As tuning chose, and in its prepared form, as far as `cache` knows of either."""
-    from runtime.tuning import measurement, readiness
-
-    known = measurement.recall(cache, measurement.key_of(field[0].identity.manifest))
-    if known is not None and known.chosen.variant in {each.identity.variant for each in field}:
-        chosen = known.chosen
-        source = next(each for each in field if each.identity.variant == chosen.variant)
-        options, provider = chosen.session_options(source.session_options), measurement.provider_of(chosen)
-        field = [replace(source, session_options=options, provider=provider), *field]
-        threads = min((each for each in (threads, chosen.threads) if each is not None), default=None)
-    kept = {each.digest: readiness.Kept(each.digest, cache) for each in field}
-    return _first(field, lambda source: readiness.load_ready(source, kept[source.digest], threads=threads)[0])
+    best = advise(field, cache)
+    others = [each for each in field if each is not best.plain]
+    ways = {id(each): advise([each], cache) for each in others} | {id(best.plain): best}
+    return _first([best.plain, *others], lambda source: ways[id(source)].load(threads=threads)[0])
 
 
 def _first(field: list[Source], load_it: Callable[[Source], Model]) -> Model:

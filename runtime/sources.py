@@ -17,6 +17,7 @@ from fleet_protocol.manifest import MANIFEST_FILE, Descriptor, Manifest, Toleran
 from fleet_protocol.processing import Processing
 from runtime.engine import format_of
 from runtime.errors import ModelRejected
+from runtime.hosting.batching import batched
 from runtime.hosting.host import ModelIdentity
 from runtime.model import Model, load
 
@@ -40,6 +41,10 @@ class Source:
     provider: str | None = None
     delegate: Path | None = None
     """Where it runs, as `runtime.load` takes it."""
+    threads: int | None = None
+    """Threads of one run, at most; None: as many as the engine takes."""
+    batch: int = 1
+    """Samples of requests that wait are run together, at most (`runtime.hosting.batching`); 1: they are not."""
 
     def check_unchanged(self) -> None:
         """Raises `ModelRejected` when the file is not any more what was found."""
@@ -47,16 +52,21 @@ class Source:
             raise ModelRejected(f"{self.path} has changed since it was found. Start again, to serve what it is now.")
 
     def load(self, *, threads: int | None = None) -> Model:
-        """Open it. Raises `ModelRejected`."""
-        return load(
+        """Open it, on no more `threads` than it says itself. Raises `ModelRejected`."""
+        model = load(
             self.path,
             session_options=self.session_options,
-            threads=threads,
+            threads=self.fewest(threads),
             provider=self.provider,
             delegate=self.delegate,
             processing=self.processing,
             labels=self.labels,
         )
+        return batched(model, most=self.batch)
+
+    def fewest(self, threads: int | None) -> int | None:
+        """The threads of one run where the caller allows so many (None: any number)."""
+        return min((each for each in (self.threads, threads) if each is not None), default=None)
 
 
 def find(path: Path, *, variant: str | None = None) -> Source:

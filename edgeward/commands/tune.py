@@ -8,7 +8,7 @@ from typing import get_args
 import click
 from rich.markup import escape
 
-from edgeward import terminal
+from edgeward import placement, terminal
 from runtime.tuning.measurement import tune
 from runtime.tuning.record import Burst, Condition, Goal, Objective, Row, Tuning
 
@@ -25,7 +25,7 @@ from runtime.tuning.record import Burst, Condition, Goal, Objective, Row, Tuning
     help="Judge it on an idle device, or beside a process that burns one core.",
 )
 @click.option("--rate", type=click.FloatRange(0.1, 1000.0), default=10.0, show_default=True, help="Inferences a second.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Directory that keeps results.  [default: ~/.cache/edgeward]")
+@placement.cache_option
 @click.option("--again", is_flag=True, help="Measure even where a result is known.")
 @terminal.json_option
 def command(
@@ -49,7 +49,7 @@ def command(
             model,
             seconds=seconds,
             objective=objective,
-            cache=cache or Path.home() / ".cache" / "edgeward",
+            cache=placement.directory(cache),
             again=again,
             on_progress=report,
         )

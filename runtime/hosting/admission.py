@@ -8,7 +8,7 @@ of the least important that came last. A request whose deadline is over is never
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -34,6 +34,10 @@ class Limits:
     def __post_init__(self) -> None:
         if self.running < 1 or self.waiting < 0 or not self.hang_s > 0:
             raise ValueError(f"{self} admits nobody: running is at least 1, waiting at least 0, hang_s above 0.")
+
+    def for_batches(self, most: int) -> Limits:
+        """The same, for a model that runs up to `most` requests together: as many must be in, and none holds up a loop."""
+        return replace(self, running=max(most, self.running), aside=True)
 
 
 @dataclass(slots=True, eq=False)

@@ -28,9 +28,12 @@ LEAST_GAIN: Final = 1.2
 _Key = tuple[tuple[str, tuple[int, ...]], ...]
 
 
-def most_worth(gains: Mapping[int, float]) -> int:
-    """The largest batch whose throughput is more than `LEAST_GAIN` times that of single requests; 1 where none is."""
-    return max((size for size, gain in gains.items() if gain > LEAST_GAIN), default=1)
+def most_worth(gains: Mapping[int, float], *, side_by_side: int = 1) -> int:
+    """The largest batch whose throughput is more than `LEAST_GAIN` times that of single requests; 1 where none is.
+
+    `side_by_side`: so many single requests would run at the same time instead, each on cores of its own.
+    """
+    return max((size for size, gain in gains.items() if gain > LEAST_GAIN * side_by_side), default=1)
 
 
 def batched(model: Model, *, most: int) -> Model:

@@ -106,7 +106,7 @@ class IsolatedEngine:
         order = Open(
             model=str(Path(self._source.path).absolute()),
             session_options=dict(self._source.session_options),
-            threads=self._threads,
+            threads=self._source.fewest(self._threads),
             provider=self._source.provider,
             delegate=None if self._source.delegate is None else str(self._source.delegate),
             exchange=self._exchange.name,
@@ -180,7 +180,7 @@ def _model(engine: IsolatedEngine, source: Source) -> Model:
     processing = source.processing
     try:
         processor = Processor(processing, engine.inputs, engine.outputs, source.labels) if processing else None
-        return Model(engine, processor)
+        return Model(engine, processor, source.labels)
     except BaseException:
         engine.close()
         raise

@@ -25,10 +25,9 @@ from runtime.engine import Array
 from runtime.errors import ChildFailed, DeadlineExceeded, ModelRejected, NotServing, Overloaded, RuntimeFailure
 from runtime.hosting import memory, weighing_child
 from runtime.hosting.admission import Limits
-from runtime.hosting.batching import batched
 from runtime.hosting.entrance import Place
 from runtime.hosting.eviction import Newcomer, Resident, choose
-from runtime.hosting.host import ModelHost
+from runtime.hosting.host import ModelHost, default_limits
 from runtime.hosting.room import Inference, ModelIdentity, Observer, Served
 from runtime.hosting.serving import Standing
 from runtime.hosting.weighing_child import Weigh, Weighed
@@ -54,22 +53,17 @@ class Loader(Protocol):
 
 
 class InProcess:
-    """Loads models into this process; see `Loader`.
+    """Loads models into this process; see `Loader`. `threads` bounds the threads of one inference."""
 
-    `threads` bounds the threads of one inference. Requests that wait are run together up to `batch` samples
-    (`runtime.hosting.batching`); 1: they are not.
-    """
-
-    def __init__(self, *, threads: int | None = None, batch: int = 1) -> None:
+    def __init__(self, *, threads: int | None = None) -> None:
         self._threads = threads
-        self._batch = batch
 
     def weigh(self, source: Source) -> int:
         """See `Loader`. In a child process, so that a model which crashes on loading crashes there."""
         order = Weigh(
             model=str(source.path),
             session_options=dict(source.session_options),
-            threads=self._threads,
+            threads=source.fewest(self._threads),
             provider=source.provider,
             delegate=None if source.delegate is None else str(source.delegate),
         )
@@ -81,7 +75,7 @@ class InProcess:
 
     def open(self, source: Source) -> Model:
         """See `Loader`."""
-        return batched(source.load(threads=self._threads), most=self._batch)
+        return source.load(threads=self._threads)
 
 
 @dataclass(slots=True, eq=False)
@@ -117,7 +111,8 @@ class ModelPool:
         self.budget_bytes = budget_bytes
         self._loader = loader or InProcess()
         self._clock = clock or SystemClock()
-        self._host = ModelHost(self._clock, limits=limits)
+        self._limits = limits or default_limits()
+        self._host = ModelHost(self._clock, limits=self._limits)
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
 
@@ -293,7 +288,8 @@ class ModelPool:
             if wanted:
                 self._entries[name] = entry
                 entry.loads += 1
-                self._host.activate(source.identity, model, source.labels)
+                limits = self._limits if source.batch == 1 else self._limits.for_batches(source.batch)
+                self._host.activate(source.identity, model, source.labels, limits=limits)
         if not wanted:
             model.close()
             raise NotServing(f"{name} was withdrawn while it was loaded. Offer it again.")

@@ -1,4 +1,4 @@
-"""The rim of tuning: candidates on the real device, one child process each, and results that are kept.
+"""The rim of tuning: candidates on the real device, one child process each.
 
     tuning = tune(path, seconds=20, cache=directory)
     model = load_tuned(path, tuning)
@@ -17,22 +17,21 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from fleet_io import durable
-from fleet_protocol.digests import digest_of, hex_of
 from fleet_protocol.manifest import Tolerance
 from runtime import gate, parity, sources
 from runtime.children import Child
-from runtime.device_facts import device_facts, usable_cores
+from runtime.device_facts import usable_cores
 from runtime.engine import format_of
 from runtime.engines import providers
 from runtime.errors import ChildFailed, ModelRejected
 from runtime.gate import GateRequest, ModelFile
-from runtime.model import Model, load
+from runtime.model import Model
 from runtime.sources import Contender
 from runtime.trial import TrialResult
-from runtime.tuning import measurement_child, neighbour_child, tuner
+from runtime.tuning import measurement_child, neighbour_child, results, tuner
+from runtime.tuning.advice import as_chosen
 from runtime.tuning.measurement_child import Batch, Batched, Check, Open, Opened, Pace, Paced, Run
-from runtime.tuning.record import Burst, Candidate, Condition, Examined, Objective, Tuning, TuningKey
+from runtime.tuning.record import Burst, Candidate, Condition, Examined, Objective, Tuning
 
 MIN_LIKENESS_DB: Final = 30.0
 """Between two ways of running one variant: other kernels may round otherwise, and no more than that."""
@@ -44,7 +43,6 @@ _CHECK_SHARE: Final = 0.05
 _SETTLE_S: Final = 0.1
 """onnxruntime's threads spin for some 50 ms after a run."""
 _PACED_RUNS: Final = 2
-_RESULT_BYTES: Final = 1 << 20
 
 
 def tune(
@@ -63,20 +61,15 @@ def tune(
     """
     objective = objective or Objective()
     contenders = sources.contenders(path)
-    key = key_of(contenders[0].source.identity.manifest, objective)
-    known = None if cache is None or again else recall(cache, key)
+    key = results.key_of(contenders[0].source.identity.manifest, objective)
+    known = None if cache is None or again else results.recall(cache, key)
     if known is not None:
         return known
     others = [each.name for each in providers.working() if each.name != providers.CPU]
     tuning = measured(contenders, objective, seconds=seconds, cores=usable_cores(), others=others, on_progress=on_progress)
     if cache is not None:
-        remember(cache, key, tuning)
+        results.remember(cache, key, tuning)
     return tuning
-
-
-def key_of(digest: str, objective: Objective | None = None) -> TuningKey:
-    """What a result is kept under, for this device as it is."""
-    return TuningKey(digest=digest, objective=objective or Objective(), device=device_facts())
 
 
 def measured(
@@ -102,59 +95,19 @@ def measured(
 
 
 def load_tuned(path: Path, tuning: Tuning) -> Model:
-    """Open the bundle's chosen variant, or the bare model, in the way that was chosen. Raises `ModelRejected`."""
-    chosen = tuning.chosen
-    source = next((each.source for each in sources.contenders(path) if each.name == chosen.variant), None)
+    """Open the bundle's chosen variant, or the bare model, in the way that was chosen. Raises `ModelRejected`.
+
+    Where batches bring enough (`runtime.hosting.batching.LEAST_GAIN`), requests that wait for each other are merged.
+    """
+    source = next((each.source for each in sources.contenders(path) if each.name == tuning.chosen.variant), None)
     if source is None:
-        raise ModelRejected(f"{path} has no variant {chosen.variant!r}, which tuning chose. Tune it again.")
-    return load(
-        source.path,
-        session_options=chosen.session_options(source.session_options),
-        threads=chosen.threads,
-        provider=provider_of(chosen),
-        processing=source.processing,
-        labels=source.labels,
-    )
-
-
-def recall(cache: Path, key: TuningKey) -> Tuning | None:
-    """The kept result for this key; None when there is none, or what is there cannot be read or is another's."""
-    try:
-        with _kept(cache, key).open("rb") as file:
-            found = msgspec.json.decode(file.read(_RESULT_BYTES), type=_Kept)
-    except (OSError, msgspec.DecodeError):
-        return None
-    return found.tuning if found.key == key else None
-
-
-def remember(cache: Path, key: TuningKey, tuning: Tuning) -> None:
-    """Keep a result, durably. Raises `OSError`."""
-    durable.make_directory(cache)
-    durable.write_bytes(_kept(cache, key), msgspec.json.encode(_Kept(key=key, tuning=tuning)))
-
-
-def forget(cache: Path, key: TuningKey) -> None:
-    """Keep that result no longer. Raises `OSError`."""
-    _kept(cache, key).unlink(missing_ok=True)
-
-
-class _Kept(msgspec.Struct, frozen=True, kw_only=True):
-    key: TuningKey
-    tuning: Tuning
-
-
-def _kept(cache: Path, key: TuningKey) -> Path:
-    return cache / f"tuned-{hex_of(digest_of(msgspec.json.encode(key, order='deterministic')))[:40]}.json"
+        raise ModelRejected(f"{path} has no variant {tuning.chosen.variant!r}, which tuning chose. Tune it again.")
+    return as_chosen(source, tuning).load()
 
 
 def _as_published(contender: Contender) -> Candidate:
     form = format_of(contender.source.path)
     return Candidate(variant=contender.name, engine="litert" if form == "tflite" else "onnxruntime")
-
-
-def provider_of(candidate: Candidate) -> str | None:
-    """For `load`: TFLite models have none."""
-    return candidate.provider if candidate.engine == "onnxruntime" else None
 
 
 class MeasuredDevice:
@@ -245,7 +198,7 @@ class MeasuredDevice:
             model=str(contender.source.path),
             session_options=candidate.session_options(contender.source.session_options),
             threads=candidate.threads,
-            provider=provider_of(candidate),
+            provider=candidate.provider_to_load,
             golden=None if contender.golden is None else str(contender.golden),
             answers=str(answers),
         )

@@ -6,27 +6,27 @@
 
 What was found is only ever advice: where a kept result cannot be read, or what it names does not load, the model is loaded as
 it is. Measuring and building stand in `runtime.tuning.measurement` and `runtime.tuning.prepared`; this module puts them
-together.
+together, what is known already is `runtime.tuning.advice`'s.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fleet_protocol.digests import digest_of
 from runtime.device_facts import usable_cores
 from runtime.engine import format_of
-from runtime.engines.providers import CPU
 from runtime.errors import RuntimeFailure
 from runtime.model import Model
 from runtime.sources import Contender, Source
-from runtime.tuning import measurement, prepared
-from runtime.tuning.prepared import Prepared
-from runtime.tuning.record import Candidate, Objective, TuningKey
+from runtime.tuning import measurement, prepared, results
+from runtime.tuning.advice import Kept, as_tuned, best_way, prepared_form
+from runtime.tuning.record import Candidate, Objective
+
+__all__ = ["ROOM", "Effort", "Kept", "forget", "keep_only", "load_ready", "make_ready"]
 
 log = logging.getLogger(__name__)
 
@@ -47,28 +47,6 @@ class Effort:
     timeout_s: float = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Where what was found of one file is kept: `digest` is the file's, `cache` a directory that may be gone any day."""
-
-    digest: str
-    cache: Path
-
-    @property
-    def tuned(self) -> Path:
-        """The directory of tuning results."""
-        return self.cache / "tuned"
-
-    @property
-    def prepared(self) -> Path:
-        """The directory of prepared forms."""
-        return self.cache / "prepared"
-
-    def key(self, source: Source) -> TuningKey:
-        """What a tuning result is kept under: the file, and how its publisher wants it opened."""
-        return measurement.key_of(digest_of(f"{self.digest} {sorted(source.session_options.items())}".encode()))
-
-
 def make_ready(contender: Contender, kept: Kept, effort: Effort, *, threads: int | None = None) -> str:
     """Tune the model and build its prepared form, as far as `effort` goes; say for people what came of it.
 
@@ -79,12 +57,11 @@ def make_ready(contender: Contender, kept: Kept, effort: Effort, *, threads: int
     if effort.tune_s > 0:
         said.append(_tuned(contender, kept, effort, threads).describe())
     if effort.prepare and _is_worth_preparing(source.path, effort):
-        options, _ = _advised(source, kept)
         prepared.prepare(
             source.path,
             digest=kept.digest,
             cache=kept.prepared,
-            session_options=options,
+            session_options=as_tuned(source, kept).session_options,
             golden=contender.golden,
             timeout_s=effort.timeout_s,
         )
@@ -97,66 +74,40 @@ def load_ready(source: Source, kept: Kept, *, threads: int | None = None) -> tup
 
     Raises `ModelRejected` when not even that works.
     """
-    options, advised_threads = _advised(source, kept)
-    ready = _found(source, kept)
-    way = replace(source, session_options=options) if ready is None else _of(source, ready)
-    if way == source and advised_threads is None:
-        return source.load(threads=threads), ""
+    way = best_way(source, kept)
     try:
-        return way.load(threads=_fewer(advised_threads, threads)), ""
+        return way.load(threads=threads), ""
     except (RuntimeFailure, OSError) as error:
+        if way == source:
+            raise
         forget(source, kept)
         return source.load(threads=threads), f"the way that was prepared does not work: {error}"
 
 
 def forget(source: Source, kept: Kept) -> None:
     """Keep nothing of how this model is best run; it is loaded as it is from now on."""
-    options, _ = _advised(source, kept)
-    prepared.discard(digest=kept.digest, cache=kept.prepared, session_options=options)
+    prepared.discard(digest=kept.digest, cache=kept.prepared, session_options=as_tuned(source, kept).session_options)
     try:
-        measurement.forget(kept.tuned, kept.key(source))
+        results.forget(kept.tuned, kept.key(source))
     except OSError as error:
         log.warning("the tuning result of %s cannot be removed: %s", source.path, error)
 
 
 def keep_only(cache: Path, models: Iterable[tuple[Source, Kept]]) -> None:
     """Remove every prepared form but those of these models. Nobody builds one meanwhile."""
-    found = (_found(source, kept) for source, kept in models)
+    found = (prepared_form(as_tuned(source, kept), kept) for source, kept in models)
     if (cache / "prepared").is_dir():
         prepared.discard_others(cache / "prepared", tuple(each for each in found if each is not None))
 
 
 def _tuned(contender: Contender, kept: Kept, effort: Effort, threads: int | None) -> Candidate:
     key = kept.key(contender.source)
-    known = measurement.recall(kept.tuned, key)
+    known = results.recall(kept.tuned, key)
     if known is None:
         cores = min(threads or usable_cores(), usable_cores())
         known = measurement.measured([contender], Objective(), seconds=effort.tune_s, cores=cores)
-        measurement.remember(kept.tuned, key, known)
+        results.remember(kept.tuned, key, known)
     return known.chosen
-
-
-def _advised(source: Source, kept: Kept) -> tuple[dict[str, str], int | None]:
-    """Session options and threads as tuning chose them, else the publisher's."""
-    known = measurement.recall(kept.tuned, kept.key(source))
-    if known is None:
-        return dict(source.session_options), None
-    return known.chosen.session_options(source.session_options), known.chosen.threads
-
-
-def _found(source: Source, kept: Kept) -> Prepared | None:
-    if source.provider not in (None, CPU) or source.delegate is not None:
-        return None
-    options, _ = _advised(source, kept)
-    return prepared.find(digest=kept.digest, cache=kept.prepared, session_options=options)
-
-
-def _of(source: Source, ready: Prepared) -> Source:
-    return replace(source, path=ready.path, session_options=ready.session_options)
-
-
-def _fewer(advised: int | None, allowed: int | None) -> int | None:
-    return min((each for each in (advised, allowed) if each is not None), default=None)
 
 
 def _is_worth_preparing(path: Path, effort: Effort) -> bool:

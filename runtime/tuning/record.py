@@ -47,6 +47,11 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         level = {} if self.level == "all" else {"graph_optimization_level": self.level}
         return {**of_variant, **_SPINNING[self.spinning], **level}
 
+    @property
+    def provider_to_load(self) -> str | None:
+        """The provider as `runtime.load` takes it: TFLite models have none."""
+        return self.provider if self.engine == "onnxruntime" else None
+
     def describe(self) -> str:
         """For people: `float32 · 2 threads · spinning within · extended`."""
         parts = [self.variant, "engine's threads" if self.threads is None else _counted(self.threads, "thread")]

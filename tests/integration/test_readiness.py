@@ -14,7 +14,7 @@ from fleet_io.bundle_directory import write_bundle
 from runtime import InvalidInput, ModelRejected, sources
 from runtime.errors import CannotPrepare
 from runtime.sources import Contender
-from runtime.tuning import measurement, readiness
+from runtime.tuning import readiness, results
 from runtime.tuning.readiness import Effort, Kept
 from runtime.tuning.record import Candidate, Tuning
 from tests.support import models
@@ -83,7 +83,7 @@ def test_a_prepared_form_that_does_not_load_is_forgotten_and_the_model_loads_as_
 
 
 def test_what_was_tuned_is_neither_measured_again_nor_left_out_when_preparing(contender: Contender, kept: Kept) -> None:
-    measurement.remember(kept.tuned, kept.key(contender.source), choice("onnx", threads=1, level="basic"))
+    results.remember(kept.tuned, kept.key(contender.source), choice("onnx", threads=1, level="basic"))
     said = readiness.make_ready(contender, kept, Effort(tune_s=60.0, smallest_bytes=0))
     assert said.startswith("onnx · 1 thread · basic optimisation; ")
     record = msgspec.json.decode((form(kept) / "prepared.json").read_bytes())
@@ -94,7 +94,7 @@ def test_what_was_tuned_is_neither_measured_again_nor_left_out_when_preparing(co
 
 def test_tuning_is_measured_within_its_time(contender: Contender, kept: Kept) -> None:
     assert readiness.make_ready(contender, kept, Effort(tune_s=0.5)).startswith("onnx · ")
-    assert measurement.recall(kept.tuned, kept.key(contender.source)) is not None
+    assert results.recall(kept.tuned, kept.key(contender.source)) is not None
 
 
 def test_forgetting_what_is_not_there_is_no_error(contender: Contender, kept: Kept) -> None:
@@ -131,8 +131,8 @@ def test_a_bundle_gives_the_variant_that_is_named(bundle: Path) -> None:
 
 
 def test_a_bundle_gives_the_variant_that_tuning_chose(bundle: Path, tmp_path: Path) -> None:
-    key = measurement.key_of(sources.find(bundle).identity.manifest)
-    measurement.remember(tmp_path / "cache", key, choice("float-1", threads=1))
+    key = results.key_of(sources.find(bundle).identity.manifest)
+    results.remember(tmp_path / "cache", key, choice("float-1", threads=1))
     second = answer(sources.find(bundle, variant="float-1").load())
     assert answer(runtime.load(bundle, cache=tmp_path / "cache")) == second
     assert answer(runtime.load(bundle)) != second

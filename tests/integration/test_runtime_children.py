@@ -19,7 +19,7 @@ from runtime.device_facts import device_facts
 from runtime.errors import CannotTune, ChildFailed, ModelRejected
 from runtime.sources import find
 from runtime.trial import TrialResult
-from runtime.tuning import measurement, measurement_child
+from runtime.tuning import measurement, measurement_child, results
 from runtime.tuning.measurement_child import Batch, Batched, Check, Open, Opened, Pace, Paced, Run
 from runtime.tuning.neighbour_child import Burn, Burning
 from runtime.tuning.record import Burst, Candidate, Objective, Tuning, TuningKey
@@ -175,21 +175,21 @@ def test_another_objective_is_another_result(tuned: tuple[Path, Path, Tuning]) -
     path, cache, _ = tuned
     digest = find(path).identity.manifest
     key = TuningKey(digest=digest, objective=Objective(), device=device_facts())
-    assert measurement.recall(cache, key) is not None
-    assert measurement.recall(cache, msgspec.structs.replace(key, objective=Objective(goal="cpu"))) is None
+    assert results.recall(cache, key) is not None
+    assert results.recall(cache, msgspec.structs.replace(key, objective=Objective(goal="cpu"))) is None
     newer = msgspec.structs.replace(key.device, libraries={"onnxruntime": "99.0"})
-    assert measurement.recall(cache, msgspec.structs.replace(key, device=newer)) is None
+    assert results.recall(cache, msgspec.structs.replace(key, device=newer)) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"key": null}', b"\xff"])
 def test_a_damaged_result_is_none(tuned: tuple[Path, Path, Tuning], tmp_path: Path, content: bytes) -> None:
     path, _, tuning = tuned
     key = TuningKey(digest=find(path).identity.manifest, objective=Objective(), device=device_facts())
-    measurement.remember(tmp_path, key, tuning)
-    assert measurement.recall(tmp_path, key) == tuning
+    results.remember(tmp_path, key, tuning)
+    assert results.recall(tmp_path, key) == tuning
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(content)
-    assert measurement.recall(tmp_path, key) is None
+    assert results.recall(tmp_path, key) is None
 
 
 def test_a_file_that_does_not_load_cannot_be_tuned(tmp_path: Path) -> None:
