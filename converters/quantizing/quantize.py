@@ -67,6 +67,7 @@ class Quantizer:
         self._prepared: onnx.ModelProto | None = None
         self._tflite: TfliteMaker | None = None
         self._ranges: dict[float | None, Ranges] = {}
+        self._last: tuple[StaticRecipe, onnx.ModelProto] | None = None
 
     def apply(self, recipe: Recipe) -> bytes:
         """The variant's file, of the recipe's format. Raises `RecipeFailed`."""
@@ -86,15 +87,16 @@ class Quantizer:
 
     def noise(self, recipe: StaticRecipe) -> list[NodeNoise]:
         """What each node of the simplified model adds to the noise under a recipe, worst first. Raises `RecipeFailed`."""
-        return node_noise(self._for(recipe), self._static(recipe), self._batches())
+        if self._last is None or self._last[0] != recipe:
+            self._static(recipe)
+        assert self._last is not None
+        return node_noise(self._for(recipe), self._last[1], self._batches())
 
     def _made(self, recipe: FloatRecipe | StaticRecipe | DynamicRecipe | WeightsRecipe | HalfRecipe) -> onnx.ModelProto:
         if isinstance(recipe, FloatRecipe):
-            model = onnx.ModelProto()
-            model.CopyFrom(self._source.model)
-            return model
+            return _copy(self._source.model)
         if isinstance(recipe, DynamicRecipe):
-            return self._dynamic()
+            return self._dynamic(recipe)
         if isinstance(recipe, HalfRecipe):
             return self._half()
         return self._static(recipe) if isinstance(recipe, StaticRecipe) else self._weights(recipe)
@@ -137,7 +139,8 @@ class Quantizer:
         if recipe.corrected and not correct_biases(model, made, self._batches()):
             raise RecipeFailed("changes nothing: no layer has a bias to correct, or there are too many layers")
         quantize_tables(made)
-        return _slim(made)
+        self._last = (recipe, _copy(_slim(made)))
+        return made
 
     def _options(self, recipe: StaticRecipe, model: onnx.ModelProto) -> dict[str, Any]:
         """The ranges are our own, from all samples: onnxruntime's calibrator would measure them anew for each recipe."""
@@ -169,19 +172,19 @@ class Quantizer:
 
     def _for(self, recipe: StaticRecipe) -> onnx.ModelProto:
         """The simplified model as this recipe wants it: smoothed where it asks for that. A copy."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self.prepared())
+        model = _copy(self.prepared())
         if recipe.smooth is not None:
             if not smooth(model, list(self._batches()), recipe.smooth):
                 raise RecipeFailed("changes nothing: the model has no products with constant weights to smooth")
             model = onnx.shape_inference.infer_shapes(model)
         return model
 
-    def _dynamic(self) -> onnx.ModelProto:
+    def _dynamic(self, recipe: DynamicRecipe) -> onnx.ModelProto:
         with tempfile.TemporaryDirectory(prefix="edgeward-convert-") as work:
             prepared, target = Path(work) / "prepared.onnx", Path(work) / "dynamic.onnx"
-            model = onnx.ModelProto()
-            model.CopyFrom(self.prepared())
+            model = _copy(self.prepared())
+            if recipe.smooth is not None:
+                smooth(model, list(self._batches()), recipe.smooth)
             add_pre_process_metadata(model)
             prepared.write_bytes(model.SerializeToString(deterministic=True))
             quantize_dynamic(
@@ -195,15 +198,13 @@ class Quantizer:
         return _slim(made)
 
     def _weights(self, recipe: WeightsRecipe) -> onnx.ModelProto:
-        model = onnx.ModelProto()
-        model.CopyFrom(self.prepared())
+        model = _copy(self.prepared())
         if not quantize_weights(model, smallest=recipe.smallest):
             raise RecipeFailed(f"changes nothing: no layer of the model has {recipe.smallest} float32 weights or more")
         return _slim(model)
 
     def _half(self) -> onnx.ModelProto:
-        model = onnx.ModelProto()
-        model.CopyFrom(self.prepared())
+        model = _copy(self.prepared())
         if not halve_weights(model):
             raise RecipeFailed("changes nothing: the model has no float32 weights that 16-bit floats can hold")
         return _slim(model)
@@ -220,8 +221,7 @@ class Quantizer:
 
     def _evened(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """The model with the channels between its layers evened out, where it then answers the same."""
-        even = onnx.ModelProto()
-        even.CopyFrom(model)
+        even = _copy(model)
         samples = list(itertools.islice(self._batches(), 2))
         try:
             changed = not has_subgraphs(model) and bool(samples) and equalize(even, samples) > 0
@@ -239,6 +239,12 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships
     def get_next(self) -> Batch | None:
         """The next batch, or None after the last."""
         return next(self._batches, None)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    return copied
 
 
 def _with_partners(model: onnx.ModelProto, excluded: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ from converters.graphs.observe import session
 from converters.graphs.smooth import factors, smooth
 from converters.quantizing.quantize import Quantizer
 from converters.quantizing.ranges import BINS, Ranges, clip
-from converters.recipe import DYNAMIC, PRODUCTS, Clipping, StaticRecipe
+from converters.recipe import DYNAMIC, PRODUCTS, Clipping, DynamicRecipe, StaticRecipe
 from converters.sources import Source
 from fleet_protocol.digests import digest_of
 from runtime import parity
@@ -97,7 +97,7 @@ def test_smoothing_changes_no_answer_and_divides_a_shared_input_once() -> None:
     assert likeness(model, smoothed, [{"x": rows(seed=5)}]) > 100
 
 
-def sqnr(recipe: StaticRecipe) -> float:
+def sqnr(recipe: StaticRecipe | DynamicRecipe) -> float:
     source = Source(path=Path("m.onnx"), model=products(), digest=digest_of(b"m"))
     content = Quantizer(source, batches=lambda: [{"x": rows()}]).apply(recipe)
     inputs = {"x": rows(seed=9)}
@@ -108,6 +108,12 @@ def sqnr(recipe: StaticRecipe) -> float:
 def test_smoothed_products_are_less_noisy_in_int8() -> None:
     plain = sqnr(StaticRecipe(operators=PRODUCTS))
     assert sqnr(StaticRecipe(operators=PRODUCTS, smooth=0.75)) > plain + 6
+
+
+def test_the_dynamic_recipe_is_smoothed_too_and_says_so() -> None:
+    assert sqnr(DYNAMIC) > sqnr(DynamicRecipe(smooth=None)) + 6
+    assert DYNAMIC.choices()["smooth"] == "0.75"
+    assert "smooth" not in DynamicRecipe(smooth=None).choices()
 
 
 @given(st.floats(0.05, 0.95), hnp.arrays(np.float64, 8, elements=st.floats(0, 1e6)))
