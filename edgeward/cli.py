@@ -73,6 +73,13 @@ _ROOTS: Final = frozenset(
     }
 )
 
+_OURS: Final = frozenset(root.partition(".")[0] for root in _ROOTS)
+
+
+def _lacking(command: str, error: ModuleNotFoundError) -> str:
+    extra = EXTRAS.get(command, "dev")
+    return f"`edgeward {command}` needs the package {error.name!r}. Install it with: pip install 'edgeward[{extra}]'"
+
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they run, not when they are listed."""
@@ -88,12 +95,18 @@ class LazyGroup(click.Group):
         try:
             command = importlib.import_module(f"edgeward.commands.{cmd_name}").command
         except ModuleNotFoundError as error:
-            extra = EXTRAS.get(cmd_name, "dev")
-            raise click.ClickException(
-                f"`edgeward {cmd_name}` needs the package {error.name!r}. Install it with: pip install 'edgeward[{extra}]'"
-            ) from error
+            raise click.ClickException(_lacking(cmd_name, error)) from error
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command. Some packages, such as engines, are only looked for then."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if ctx.invoked_subcommand is None or error.name is None or error.name.partition(".")[0] in _OURS:
+                raise
+            raise click.ClickException(_lacking(ctx.invoked_subcommand, error)) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""

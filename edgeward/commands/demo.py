@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 from contextlib import ExitStack
@@ -30,6 +31,13 @@ def find_examples() -> Path:
     raise DemoFailed("The example models are not here. Clone the repository and run `make demo` in it.")
 
 
+def _check_installed() -> None:
+    """What the demo's processes need, before the first of them starts. Raises `ModuleNotFoundError`."""
+    for package in ("onnx", "onnxruntime", "starlette", "paho"):
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+
 @click.command()
 @click.option("--json", "target", type=click.Path(dir_okay=False, path_type=Path), help="Also write the facts to this file.")
 @click.option("--keep", is_flag=True, help="Leave everything running, and print where and how to end it.")
@@ -45,6 +53,7 @@ def command(target: Path | None, *, keep: bool) -> None:
       edgeward demo --json facts.json
       edgeward demo --keep
     """
+    _check_installed()
     clock = SystemClock()
     with ExitStack() as held:
         work = (

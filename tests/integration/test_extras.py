@@ -103,8 +103,22 @@ def test_predict_runs_with_nothing_but_its_extra(tmp_path: Path) -> None:
     assert not ran.returncode, ran.stderr
 
 
-def test_a_command_without_its_extra_names_it() -> None:
-    ran = without("", "run", "convert", "--help")
+@pytest.mark.parametrize(
+    ("extras", "command", "named"),
+    [
+        ("", ["convert", "--help"], "'edgeward[convert]'"),
+        (
+            "fleet",
+            ["predict", str(DIGITS / "digits-v1.onnx"), "one.npz"],
+            "'onnxruntime'. Install it with: pip install 'edgeward[device]'",
+        ),
+        ("device", ["demo"], "'onnx'. Install it with: pip install 'edgeward[device,convert,fleet]'"),
+    ],
+    ids=["at its import", "when it runs", "before its processes start"],
+)
+def test_a_command_without_its_extra_names_it(extras: str, command: list[str], named: str) -> None:
+    ran = without(extras, "run", *command)
 
     assert ran.returncode == 1
-    assert "pip install 'edgeward[convert]'" in ran.stderr
+    assert named in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
