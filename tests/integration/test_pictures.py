@@ -17,10 +17,13 @@ from converters.errors import DataRejected, SettingsRejected
 from fleet_protocol.processing import Processing, decode_processing
 from runtime import ModelHost
 from runtime.errors import InvalidInput
+from runtime.hosting.isolated import load_isolated
 from runtime.local_server.server import LocalServer
+from runtime.shadowing.shadow import Allowance, Shadow
 from runtime.sources import Source, find
 from tests.support import pictures
 from tests.support.central_side import edgeward
+from tests.support.waiting import until
 
 SAMPLES = 200
 
@@ -113,6 +116,33 @@ def test_the_server_takes_pictures_as_base64_in_json_and_refuses_what_is_none(se
     assert np.argmax(answer.json()["outputs"][0]["data"]) == labels[0]
     refused = httpx.post(f"{server.url}/v2/models/digits/infer", json={"inputs": [{**tensor, "data": ["AAAA"]}]})
     assert (refused.status_code, "no picture of a known format" in refused.json()["error"]) == (400, True)
+
+
+def test_a_shadow_and_a_process_of_its_own_take_pictures_as_the_live_model_does(source: Source) -> None:
+    pixels, labels = pictures.digits(3)
+    encoded = [pictures.png(each) for each in pixels]
+    texts = [base64.b64encode(each).decode() for each in encoded]
+    host = ModelHost()
+    host.activate(source.identity, load_isolated(source, threads=1), source.labels)
+    shadow = Shadow(host, "digits", source, Allowance(share=1.0, cpu_share=1.0))
+
+    def compared(given: list[bytes] | list[str], times: int) -> bool:
+        """Asked again each time: a copy is let go while the last one's CPU time is not earned."""
+        answer = host.infer("digits", {"pixels": np.array(given, object)})
+        assert answer.outputs["probabilities"].argmax(axis=1).tolist() == labels.tolist()
+        return shadow.record().requests.get("compared", 0) >= times
+
+    shadow.start()
+    try:
+        until(lambda: shadow.record().state == "running", "the candidate is loaded", timeout_s=60)
+        until(lambda: compared(encoded, 2), "two requests with encoded pictures are compared")
+        until(lambda: compared(texts, 4), "two requests with base64 are compared")
+        record = shadow.record()
+    finally:
+        shadow.stop()
+        host.deactivate("digits")
+    assert record.agreement == 1.0
+    assert not {"failed", "incomparable", "non_finite", "crashed"} & record.requests.keys()
 
 
 def test_predict_shows_the_results_of_several_pictures(bundle: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -12,7 +13,7 @@ from device_agent.events import Activate, Prepare, Result, Work
 from device_agent.journal import Entry, Journal
 from runtime.tuning.readiness import Effort
 from tests.support.device_life import events_of, publish
-from tests.support.releases import question
+from tests.support.releases import picture, question
 from tests.support.simulated_fleet import SimulatedDevice, SimulatedFleet
 
 WAY = ["fetching", "verifying", "staged", "gating", "preparing", "activating", "probation", "idle"]
@@ -27,8 +28,8 @@ def device(tmp_path: Path) -> SimulatedDevice:
     return device
 
 
-def roll_out(device: SimulatedDevice, version: str = "1.0.0", *, seed: int = 0) -> None:
-    release = publish(device.fleet, version, seed=seed)
+def roll_out(device: SimulatedDevice, version: str = "1.0.0", *, seed: int = 0, pictured: bool = False) -> None:
+    release = publish(device.fleet, version, seed=seed, pictured=pictured)
     device.history.clear()
     device.fleet.assign(device.name, release.assignment())
     device.run(12)
@@ -174,6 +175,24 @@ def test_only_what_a_slot_names_keeps_its_prepared_form(device: SimulatedDevice)
     device.fleet.assign(device.name)
     device.run(2)
     assert forms(device) == []
+    device.kill()
+
+
+@pytest.mark.parametrize("effort", [None, PREPARING])
+def test_a_release_that_takes_pictures_takes_them_on_the_device_and_after_a_restart(
+    tmp_path: Path, effort: Effort | None
+) -> None:
+    device = SimulatedFleet(tmp_path).device()
+    device.effort = effort
+    device.start()
+    roll_out(device, pictured=True)
+    encoded, pixels = picture()
+    for _ in range(2):
+        assert answers(device)
+        assert len(forms(device)) == (effort is not None)
+        seen = device.host.infer("digits", {"pixels": np.array([encoded], object)}).outputs["scores"]
+        np.testing.assert_array_equal(seen, device.host.infer("digits", {"pixels": pixels}).outputs["scores"])
+        restart(device)
     device.kill()
 
 

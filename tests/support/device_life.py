@@ -9,9 +9,16 @@ from tests.support.simulated_fleet import SimulatedDevice, SimulatedFleet
 
 
 def publish(
-    fleet: SimulatedFleet, version: str, *, seed: int = 0, damages: tuple[float, ...] = (0.0,), model: str = "digits"
+    fleet: SimulatedFleet,
+    version: str,
+    *,
+    seed: int = 0,
+    damages: tuple[float, ...] = (0.0,),
+    model: str = "digits",
+    pictured: bool = False,
 ) -> Release:
-    release = make_release(fleet.directory / f"bundles-{model}", version, seed=seed, damages=damages, model=model)
+    bundles = fleet.directory / f"bundles-{model}"
+    release = make_release(bundles, version, seed=seed, damages=damages, model=model, pictured=pictured)
     fleet.publish(release)
     return release
 

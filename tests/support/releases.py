@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
+from PIL import Image
 from securesystemslib.signer import CryptoSigner
 
 from fleet_io.bundle_directory import describe
 from fleet_protocol.digests import digest_of
 from fleet_protocol.manifest import Descriptor, Golden, Lineage, Manifest, Tolerance, Variant, encode_manifest
+from fleet_protocol.processing import decode_processing
 from fleet_protocol.states import Assignment
 from fleet_protocol.tensors import TensorSpec
 from model_registry import trust
 from model_registry.errors import NotFound
 from tests.support import models
 
+_PROCESSING = b"""
+[[inputs]]
+tensor = "pixels"
+steps = [
+    { step = "decode", colour = "grey" },
+    { step = "resize", height = 8, width = 8 },
+    { step = "scale", divide = 1 },
+    { step = "layout", order = "NF" },
+]
+"""
 CHUNK = 1024
 """Small chunks, so that small models have many."""
 
@@ -51,9 +65,10 @@ def make_release(
     damages: Sequence[float] = (0.0,),
     answers_nan: bool = False,
     chunk_size: int = CHUNK,
+    pictured: bool = False,
 ) -> Release:
     """A release of a linear classifier. Each of `damages` gives a variant whose weights are damaged by that share; with
-    `answers_nan` every answer is NaN.
+    `answers_nan` every answer is NaN; with `pictured` it takes pictures, as `picture` makes them.
     """
     directory.mkdir(parents=True, exist_ok=True)
     golden = models.linear_golden(directory / f"{version}-golden.npz", count=8, seed=seed)
@@ -85,6 +100,7 @@ def make_release(
         profile=described[note],
         parity=described[note],
         lineage=Lineage(source=digest_of(b"source"), data=digest_of(b"data")),
+        processing=decode_processing(_PROCESSING) if pictured else msgspec.UNSET,
     )
     return Release(manifest, encode_manifest(manifest), {each.digest: path for path, each in described.items()})
 
@@ -96,6 +112,15 @@ def _describe(path: Path, chunk_size: int) -> Descriptor:
 def question(seed: int = 0) -> dict[str, np.ndarray]:
     """One good request to a release of `make_release`."""
     return {"pixels": models.samples(1, seed=seed)[0]}
+
+
+def picture(seed: int = 0) -> tuple[bytes, np.ndarray]:
+    """A picture for a release that is `pictured`, and the pixels that its model gets out of it: float32[1, 64]."""
+    side = int(models.FEATURES**0.5)
+    grey = np.random.default_rng(seed).integers(0, 256, (side, side), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(grey).save(file, "PNG")
+    return file.getvalue(), grey.reshape(1, -1).astype(np.float32)
 
 
 @dataclass
