@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from converters.choice import Choice
 from converters.data.calibration import LABEL, Dataset
 from converters.errors import DataRejected
+from converters.for_litert import quiet
 from converters.judging.evaluation import Outputs, Quality
 from converters.judging.metrics import paired_difference, wilson
 from converters.judging.trial import Reference, Trial, tolerance
@@ -102,12 +103,13 @@ def parity_report(
     given: int,
     lossless: str,
     trained: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
     layers: tuple[LayerReport, ...] = (),
 ) -> ParityReport:
     """The report on all trials: shipped ones in the order of `choice`, then the others.
 
     `given` is the given model's size in bytes, `lossless` what was taken away from it without changing its answers,
-    `trained` what was trained from it.
+    `trained` what was trained from it, `notes` what else people may want to know.
     """
     by_name = {trial.recipe.name: trial for trial in trials}
     left_out = [trial for trial in trials if trial.recipe.name not in choice.order]
@@ -123,7 +125,7 @@ def parity_report(
         held_out=len(held_out),
         budget=settings.budget,
         task="values" if reference.classes is None else "classes",
-        left_out=[(trial.recipe.name, trial.fault) for trial in left_out],
+        left_out=[(trial.recipe.name, trial.fault) for trial in left_out if not quiet(trial, settings)],
         metric="" if reference.metric is None or reference.metric.against_float else reference.metric.name,
         int8_shipped=any(by_name[name].recipe.precision != FLOAT.precision for name in choice.order),
     )
@@ -148,6 +150,7 @@ def parity_report(
         tools=tools([trial.recipe for trial in trials]),
         lossless=lossless,
         trained=trained,
+        notes=notes,
         class_names=settings.classes,
         layers=layers,
         variants=tuple(reports),

@@ -1,10 +1,11 @@
 """Which variants ship, and in which order a device should prefer them. Pure: it decides from what was measured.
 
 Shipped is what stays within the accuracy budget. Preferred is the smallest arithmetic that is not slower than float: first
-`int8-static`, then `int8-weights`, then float, and where they were asked for, each kind's TFLite form behind its ONNX form;
-whatever was measured to be slower than float comes after it. Among equal arithmetic, a smaller model that was trained from the
-given one comes first. Devices decide again for themselves: they pass over engines
-that they do not have, and their gate measures on their own processor.
+`int8-static`, then `int8-weights`, then float; whatever was measured to be slower than float comes after it, and what is
+clearly faster goes first. Among equal arithmetic, a smaller model that was trained from the given one comes first. Each
+engine's variants are ordered so among themselves, since devices pass over engines that they do not have; then the two orders
+are merged.
+Devices decide again for themselves: their gate measures on their own processor.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ SLOWER: Final = 1.03
 """From this latency ratio to float a variant counts as slower: smaller differences are the measurement's own noise."""
 SLOWER_IN_FLOAT: Final = 1.10
 """The same for variants that compute as float does, of which only a disturbed measurement says that they are slower."""
-_CLEARLY: Final = 0.9
-"""A variant that takes less than this part of another's time goes before it, whatever their arithmetic."""
+_CLEARLY: Final = 0.95
+"""A variant that takes less than this part of another's time goes before it, whatever their arithmetic: beyond the noise."""
+_SMALL: Final = 0.95
+"""What 8-bit weights are worth, as a part of the time: those with float weights are several times as large."""
 
 _AS_FLOAT: Final = ("float32", "int8-weights", "float16-weights")
+_IN_FLOAT: Final = (*_AS_FLOAT, "tflite-int8-weights", "tflite-float32")
+"""What computes as the given model does, and what computes in float, be it by another engine."""
 
 _SMALLER: Final = 0.95
 """From this ratio of sizes down a trained model counts as smaller."""
@@ -57,7 +62,18 @@ class Candidate:
     @property
     def unsure(self) -> bool:
         """Whether it may be out of budget after all: arithmetic in float with 8-bit weights hardly ever is."""
-        return bool(self.doubt) and (self.kind or self.name) not in _AS_FLOAT
+        return bool(self.doubt) and (self.kind or self.name) not in _IN_FLOAT
+
+    @property
+    def cost(self) -> float | None:
+        """Its latency over float's, less where its weights are small; None where that is unknown."""
+        wide = "float" in (self.kind or self.name)
+        return self.latency_ratio if wide or self.latency_ratio is None else _SMALL * self.latency_ratio
+
+    @property
+    def for_litert(self) -> bool:
+        """Whether LiteRT runs it, and not ONNX Runtime."""
+        return (self.kind or self.name).startswith("tflite")
 
     @property
     def rank(self) -> int:
@@ -87,24 +103,56 @@ def slower(name: str, ratio: float) -> bool:
 def choose(candidates: Sequence[Candidate], prefer: Preference) -> Choice:
     """Order what may ship. Raises `SettingsRejected` when the variant that was asked for may not."""
     fit = [candidate for candidate in candidates if not candidate.fault]
+    ordered = _merged(
+        _by_speed([each for each in fit if not each.for_litert]), _by_speed([each for each in fit if each.for_litert])
+    )
     if prefer == "auto":
-        ordered = _by_speed(sorted(fit, key=lambda candidate: candidate.place))
-        return Choice(order=tuple(candidate.name for candidate in ordered), reason=_reason(ordered[0], candidates))
+        reason = _reason(ordered[0], candidates) + _elsewhere(ordered)
+        return Choice(order=tuple(candidate.name for candidate in ordered), reason=reason)
     if prefer not in {candidate.name for candidate in fit}:
         fault = next((candidate.fault for candidate in candidates if candidate.name == prefer), "was not tried")
         raise SettingsRejected(f"{prefer} cannot be preferred: it {fault}. Allow a larger --budget, or prefer another variant.")
-    ordered = sorted(fit, key=lambda candidate: (candidate.name != prefer, candidate.place))
+    ordered.sort(key=lambda candidate: candidate.name != prefer)
     return Choice(order=tuple(candidate.name for candidate in ordered), reason=f"{prefer} first, as asked for.")
 
 
-def _by_speed(ordered: Sequence[Candidate]) -> list[Candidate]:
-    """The same order, but that what is clearly faster than the first, and in no doubt, goes before it."""
-    first = ordered[0]
-    sure = [each for each in ordered if each.latency_ratio is not None and not each.unsure]
-    fastest = min(sure, key=lambda each: each.latency_ratio or 0.0, default=first)
-    if first.latency_ratio is None or (fastest.latency_ratio or first.latency_ratio) > _CLEARLY * first.latency_ratio:
-        return list(ordered)
+def _by_speed(fit: Sequence[Candidate]) -> list[Candidate]:
+    """By arithmetic, but that what is clearly faster than the first, and in no doubt, goes before it."""
+    ordered = sorted(fit, key=lambda candidate: candidate.place)
+    sure = [each for each in ordered if each.cost is not None and not each.unsure]
+    fastest = min(sure, key=lambda each: each.cost or 0.0, default=None)
+    if fastest is None or not _clearly_faster(fastest, ordered[0]):
+        return ordered
     return [fastest, *(each for each in ordered if each is not fastest)]
+
+
+def _merged(ours: Sequence[Candidate], theirs: Sequence[Candidate]) -> list[Candidate]:
+    """Two engines' variants in one order, each engine's kept: of the two that come next, the clearly faster one goes first."""
+    left, right, merged = list(ours), list(theirs), list[Candidate]()
+    while left and right:
+        behind = _goes_before(right[0], left[0])
+        merged.append((right if behind else left).pop(0))
+    return [*merged, *left, *right]
+
+
+def _goes_before(one: Candidate, other: Candidate) -> bool:
+    alike = (one.slower, one.unsure) == (other.slower, other.unsure)
+    if alike and _clearly_faster(other, one):
+        return False
+    return (alike and _clearly_faster(one, other)) or one.place < other.place
+
+
+def _clearly_faster(one: Candidate, other: Candidate) -> bool:
+    return one.cost is not None and other.cost is not None and one.cost <= _CLEARLY * other.cost
+
+
+def _elsewhere(ordered: Sequence[Candidate]) -> str:
+    """What devices take that lack the first one's engine, where there is something for them."""
+    first = ordered[0]
+    other = next((each for each in ordered if each.for_litert != first.for_litert), None)
+    if other is None or not first.for_litert:
+        return ""
+    return f" Devices without LiteRT take {other.name} first."
 
 
 def _reason(first: Candidate, candidates: Sequence[Candidate]) -> str:
@@ -124,6 +172,4 @@ def _why_not(candidate: Candidate, first: Candidate) -> str:
         return candidate.fault or candidate.doubt
     if candidate.slower:
         return "was slower than float on the machine that converted"
-    if candidate.latency_ratio is None or first.latency_ratio is None:
-        return ""
-    return "was clearly slower" if first.latency_ratio <= _CLEARLY * candidate.latency_ratio else ""
+    return "was clearly slower" if _clearly_faster(first, candidate) else ""

@@ -69,7 +69,7 @@ Data = Path | Mapping[str, Array] | Iterable[object]
 
 Gathered = Path | Mapping[str, Array]
 
-_TIMING_SECONDS: Final = 0.4
+_TIMING_SECONDS: Final = 0.3
 """For each model that is timed."""
 _GIVEN: Final = "given"
 """The given model among those that are timed: the float variant may be smaller than it."""
@@ -114,8 +114,8 @@ def convert(
     together. They are split by `seed` into parts that share none; with data as `evaluate`, accuracy is measured there instead.
     A function as `evaluate` is given each model, which answers arrays, and says how good it is: more is better, and a
     variant may lose `budget` of it. `classes` names the classes; the other settings are `Settings`'. The bundle also carries
-    variants for LiteRT, emitted from the ONNX model: static int8 and weight-only where they can be made; with `tflite` float and
-    dynamic too, and a warning where they cannot; with `tflite=False` none.
+    variants for LiteRT, emitted from the ONNX model: static int8 and weight-only where they can be made; with `tflite` float
+    and dynamic too, and a warning where they cannot be; with `tflite=False` none.
     `target` names the processors that it is for. With `minutes` the static recipe is searched for so long; without, only
     where the plain one misses the budget, for at most a minute. A search that was stopped goes on when it is asked for again.
 
@@ -233,7 +233,7 @@ class _Conversion:
             self._check_accuracy(reference)
             slim = self._compress(reference)
             source = dataclasses.replace(self._source, model=slim.model)
-            trials, tried = self._try_recipes(source, model, reference)
+            trials, tried, note = self._try_recipes(source, model, reference)
             trials += self._try_trained(reference)
             try:
                 timing = msgspec.structs.replace(self._time(model, trials, reference), search=told(tried, trials))
@@ -242,9 +242,9 @@ class _Conversion:
                     if trial.model is not None:
                         trial.model.close()
             digest = data.digest if held_out is None else digest_of(f"{data.digest}\n{held_out.digest}".encode())
-            told_of = notes(self._trained, trials)
             drawn = details.layers(self._source.model, slim.model)
-            return self._write(model, _Measured(reference, trials, timing, slim.describe(), told_of, drawn), digest)
+            said = (notes(self._trained, trials), (note,) if note else ())
+            return self._write(model, _Measured(reference, trials, timing, slim.describe(), *said, drawn), digest)
         finally:
             model.close()
 
@@ -296,22 +296,28 @@ class _Conversion:
         self._progress("taking away what changes no answer", 0.13)
         return compress(self._source.model, list(reference.parts.calibration.batches(reference.batch)))
 
-    def _try_recipes(self, source: Source, given: runtime.Model, reference: Reference) -> tuple[list[Trial], list[Tried]]:
+    def _try_recipes(self, source: Source, given: runtime.Model, reference: Reference) -> tuple[list[Trial], list[Tried], str]:
+        """All trials, what a search tried, and a note for people."""
         settings = self._settings
         quantizer = Quantizer(source, batches=lambda: reference.parts.calibration.batches(reference.batch))
+
+        def made(recipe: PlainRecipe) -> Trial:
+            return attempt(recipe, quantizer, reference, work=self._work, budget=settings.budget, target=settings.target)
+
         trials = []
         for at, recipe in enumerate(settings.recipes):
             self._progress(f"making and measuring {recipe.name}", 0.15 + 0.25 * at / len(settings.recipes))
-            trial = attempt(recipe, quantizer, reference, work=self._work, budget=settings.budget, target=settings.target)
+            trial = made(recipe)
             if recipe == FLOAT and trial.fault:
                 raise SourceRejected(f"{self._source.path} {trial.fault}.")
             trials.append(trial)
+        trials, note = for_litert.settled(trials, settings, made)
         hunt = Search(settings, source, given, reference, self._work, lambda text, done: self._progress(text, 0.4 + 0.3 * done))
         journal = None if settings.minutes is None else self._journal(reference)
-        improved = improve(trials, quantizer, hunt, journal)
+        improved, tried = improve(trials, quantizer, hunt, journal)
         if journal is not None:
             journal.remove()
-        return improved
+        return improved, tried, note
 
     def _try_trained(self, reference: Reference) -> list[Trial]:
         """The variants of what was trained from the model, by the same recipes and the same budget."""
@@ -335,9 +341,10 @@ class _Conversion:
     def _time(self, given: runtime.Model, trials: Sequence[Trial], reference: Reference) -> Timing:
         self._progress("timing the variants side by side", 0.7)
         models = {trial.recipe.name: trial.model for trial in trials if trial.model is not None and not trial.fault}
-        measured = evaluation.latencies({_GIVEN: given, **models}, reference.parts.golden, seconds=_TIMING_SECONDS)
+        seconds = _TIMING_SECONDS * (1 + len(models))
+        measured = evaluation.latencies({_GIVEN: given, **models}, reference.parts.golden, seconds=seconds)
         return Timing(
-            engine=models[FLOAT.name].engine,
+            engine=" and ".join(dict.fromkeys(model.engine for model in models.values())),
             machine=platform.machine(),
             variants={
                 name: VariantTiming(seconds=measured[name], ratio_to_float=round(measured[name] / measured[_GIVEN], 3))
@@ -355,7 +362,7 @@ class _Conversion:
             settings, reference, trials, choice,
             source=self._source.digest, data=data, slower={each.name: each.slower for each in rivals if each.name in ratios},
             given=len(self._source.content()), lossless=measured.lossless,
-            trained=measured.trained, layers=measured.layers,
+            trained=measured.trained, notes=measured.notes, layers=measured.layers,
         )  # fmt: skip
         contents = {
             assembly.GOLDEN_FILE: assembly.golden_content(reference.parts.golden, reference.golden),

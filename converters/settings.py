@@ -41,6 +41,8 @@ class Settings:
     """How pictures become the model's inputs, and its outputs results."""
     minutes: float | None = None
     """How long to search for a better static recipe; None: only where the plain one misses the budget, and shortly."""
+    tflite: bool | None = None
+    """All variants for LiteRT, or none; None: the two that pay, where they can be made."""
     recipes: tuple[PlainRecipe, ...] = STANDARD
 
 
@@ -63,6 +65,8 @@ def check_settings(settings: Settings) -> None:
         raise SettingsRejected(f"seed = {settings.seed} is negative: give 0 or more.")
     if len(settings.classes) > limits.CLASSES or len(set(settings.classes)) != len(settings.classes):
         raise SettingsRejected(f"The class names must differ, and be at most {limits.CLASSES}.")
+    if settings.tflite is False and settings.prefer.startswith("tflite"):
+        raise SettingsRejected(f"{settings.prefer} cannot be preferred: variants for LiteRT were not asked for.")
     _check_out(settings)
 
 

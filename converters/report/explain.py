@@ -24,6 +24,7 @@ def _lines(report: ParityReport, timing: Timing | None) -> Iterator[str]:
     yield report.lossless or "No channel was dead, so only names and notes were taken away."
     yield _target(report.target)
     yield from report.trained
+    yield from report.notes
     for variant in report.variants:
         yield _variant(variant, timing)
     if timing is not None and timing.search:

@@ -167,6 +167,8 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     """What was taken away from the model without changing its answers, beyond names and notes; empty where nothing was."""
     trained: tuple[str, ...] = ()
     """What was trained from the given model, a sentence each."""
+    notes: tuple[str, ...] = ()
+    """What people may want to know and is no bad news, a sentence each."""
     class_names: tuple[str, ...] = ()
     layers: tuple[LayerReport, ...] = ()
     """Each layer's weights before and after; empty where they do not match one to one."""

@@ -38,7 +38,7 @@ def render(report: ParityReport, timing: Timing | None, pictures: Mapping[int, s
         f'<h1>{title}</h1><p class="sub">Parity report: every variant against the float model, on '
         f"{report.samples.held_out} held-out samples</p>"
         f"{_warnings(report)}<p><strong>{escape(report.preferred_because)}</strong></p>"
-        f"{_lossless(report)}{_trained(report)}{_accuracies(report)}"
+        f"{_lossless(report)}{_notes(report)}{_trained(report)}{_accuracies(report)}"
         f"{_table(report, timing)}{_left_out(report)}{sections.layers(report)}{sections.classes(report)}"
         f"{sections.worst(report, pictures or {})}{sections.nodes(report)}"
         f"{_search(timing)}{_origin(report, timing)}</body></html>\n"
@@ -46,13 +46,19 @@ def render(report: ParityReport, timing: Timing | None, pictures: Mapping[int, s
 
 
 def _warnings(report: ParityReport) -> str:
-    if not report.warnings:
+    if not report.warnings and all(variant.shipped for variant in report.variants):
         return '<p class="yes">No bad news: every variant that was tried stayed within the budget.</p>'
+    if not report.warnings:
+        return '<p class="yes">No bad news, but that variants for LiteRT, which nobody asked for, were left out; see below.</p>'
     return '<ul class="bad">' + "".join(f"<li>{escape(warning)}</li>" for warning in report.warnings) + "</ul>"
 
 
 def _lossless(report: ParityReport) -> str:
     return f"<p>Without loss: {escape(report.lossless)}</p>" if report.lossless else ""
+
+
+def _notes(report: ParityReport) -> str:
+    return "".join(f"<p>{escape(note)}</p>" for note in report.notes)
 
 
 def _trained(report: ParityReport) -> str:

@@ -7,7 +7,7 @@ shows a progress bar of its own; so ranges are measured here.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +20,8 @@ from converters.tflite.serialise import SIGNATURE
 _LARGEST: Final = 3e38
 """Beyond this stand fill values of masks and maxima, which are no signal."""
 
+_SAMPLES: Final = 16
+
 Ranges = dict[str, tuple[float, float]]
 
 
@@ -28,7 +30,7 @@ def ranges(content: bytes, batches: Iterable[Mapping[str, Array]]) -> Ranges:
     interpreter = watching_interpreter(content)
     signature = interpreter.get_signature_runner(SIGNATURE)
     found: Ranges = {}
-    for batch in batches:
+    for batch in _small(batches):
         try:
             signature(**batch)
         except (ValueError, RuntimeError) as error:
@@ -36,6 +38,13 @@ def ranges(content: bytes, batches: Iterable[Mapping[str, Array]]) -> Ranges:
         for name, values in computed(interpreter):
             _widen(found, name, values)
     return found
+
+
+def _small(batches: Iterable[Mapping[str, Array]]) -> Iterator[dict[str, Array]]:
+    """The batches in pieces of which all inner tensors fit into memory at once."""
+    for batch in batches:
+        for start in range(0, len(next(iter(batch.values()))), _SAMPLES):
+            yield {name: values[start : start + _SAMPLES] for name, values in batch.items()}
 
 
 def watching_interpreter(content: bytes) -> Any:  # noqa: ANN401  # the package has no types

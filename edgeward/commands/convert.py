@@ -28,7 +28,7 @@ class _Asked(TypedDict):
     min_accuracy: float | None
     max_regression: float
     prefer: Preference
-    tflite: bool
+    tflite: bool | None
     target: Target
     minutes: float | None
     state: Path | None
@@ -68,7 +68,11 @@ class _Asked(TypedDict):
     show_default=True,
     help="Variant that devices should take first; auto: the smallest arithmetic that is not slower than float.",
 )
-@click.option("--tflite", is_flag=True, help="Also make variants for LiteRT: float, int8, dynamic and weight-only int8.")
+@click.option(
+    "--tflite/--no-tflite",
+    default=None,
+    help="Make all variants for LiteRT, float and dynamic too, or none; without, int8 and weight-only int8 where possible.",
+)
 @click.option(
     "--for",
     "target",

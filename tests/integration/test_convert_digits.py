@@ -29,6 +29,7 @@ from tests.support import models
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "digits"
 DATA = DIGITS / "digits.npz"
+VARIANTS = {"float32", "int8-static", "int8-weights", "tflite-int8", "tflite-int8-weights"}
 
 Convert = Callable[..., Bundle]
 
@@ -68,7 +69,7 @@ def test_every_variant_of_a_good_model_ships_within_half_a_point_of_float(digits
     for version, least in (("1.0.0", 0.94), ("1.1.0", 0.97)):
         report = converters.read_report(digits[version])
         accuracies = {each.name: each.accuracy.value for each in report.variants if each.accuracy is not None}
-        assert set(accuracies) == {"float32", "int8-static", "int8-weights"}
+        assert set(accuracies) == VARIANTS
         assert all(each.shipped for each in report.variants)
         assert accuracies["float32"] > least
         assert min(accuracies.values()) >= accuracies["float32"] - 0.005
@@ -135,7 +136,9 @@ def test_the_same_inputs_give_the_same_bytes_in_another_process(digits: dict[str
 
 
 def test_converting_again_into_the_same_place_is_taken_as_done(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"model": "digits", "version": "1.0.0", "out": tmp_path / "b", "prefer": "int8-static"}
+    given: dict[str, Any] = {
+        "model": "digits", "version": "1.0.0", "out": tmp_path / "b", "prefer": "int8-static", "tflite": False
+    }  # fmt: skip
     first = converters.convert(DIGITS / "digits-v1.onnx", DATA, **given)
     assert converters.convert(DIGITS / "digits-v1.onnx", DATA, **given) == first
     with pytest.raises(BundleExists):
@@ -164,7 +167,7 @@ def judged(bundle: Bundle, variant: str, *, running: Bundle | None = None) -> Ga
     return examine(request, timeout_s=30, memory_bytes=1 << 30)
 
 
-@pytest.mark.parametrize("variant", ["float32", "int8-static", "int8-weights"])
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_a_devices_gate_lets_every_good_variant_pass(digits: dict[str, Bundle], variant: str) -> None:
     verdict = judged(digits["1.1.0"], variant, running=digits["1.0.0"])
     assert verdict.passed, verdict.reason
@@ -249,7 +252,7 @@ def test_static_int8_that_outliers_ruin_is_left_out_with_its_reason_and_the_othe
     path = models.mlp_classifier(tmp_path / "m.onnx")
     data: dict[str, Any] = {"pixels": pixels, "label": label}
     bundle = converters.convert(path, data, model="m", version="1.0.0", out=tmp_path / "b")
-    assert {variant.name for variant in bundle.manifest.variants} == {"int8-weights", "float32"}
+    assert {variant.name for variant in bundle.manifest.variants} == {"int8-weights", "float32", "tflite-int8-weights"}
     assert not (bundle.directory / "variants" / "int8-static.onnx").exists()
     report = converters.read_report(bundle)
     static = report.variant("int8-static")
@@ -350,14 +353,16 @@ def test_the_command_prints_json_and_nothing_else_on_stdout(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["digest"] == open_bundle(tmp_path / "b").digest
-    assert {variant["name"] for variant in said["report"]["variants"]} == {"float32", "int8-static", "int8-weights"}
-    assert set(said["timing"]["variants"]) == {"float32", "int8-static", "int8-weights"}
+    assert {variant["name"] for variant in said["report"]["variants"]} == VARIANTS
+    assert set(said["timing"]["variants"]) == VARIANTS
+    assert "onnxruntime" in said["timing"]["engine"].lower()
+    assert "LiteRT" in said["timing"]["engine"]
 
 
 def test_the_command_shows_a_table_and_where_the_report_is(digits: dict[str, Bundle], tmp_path: Path) -> None:
     done = edgeward(
         "convert", digits["1.2.0"].directory / "variants" / "float32.onnx", "--data", DATA, "--name", "digits",
-        "--version", "1.2.0", "--out", tmp_path / "b",
+        "--version", "1.2.0", "--out", tmp_path / "b", "--no-tflite",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Warning: The float model itself" in done.stderr
@@ -374,7 +379,7 @@ def test_inspect_and_verify_show_a_whole_bundle(digits: dict[str, Bundle]) -> No
     verified = edgeward("verify", bundle.directory)
     assert verified.returncode == 0, verified.stderr
     assert "Whole:" in verified.stdout
-    assert json.loads(edgeward("verify", bundle.directory, "--json").stdout)["files"] == 6
+    assert json.loads(edgeward("verify", bundle.directory, "--json").stdout)["files"] == 8
 
 
 @pytest.mark.parametrize(
@@ -448,7 +453,7 @@ def kill(text, done):
     if text.startswith(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
 converters.convert(Path({str(DIGITS / "digits-v1.onnx")!r}), Path({str(DATA)!r}), model="digits", version="1.0.0",
-                   out=Path({str(tmp_path / "out" / "b")!r}), progress=kill)
+                   out=Path({str(tmp_path / "out" / "b")!r}), progress=kill, tflite=False)
 """
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}  # noqa: TID251 -- a child's environment
     for step in ("reading the model", "making and measuring int8-weights", "writing"):

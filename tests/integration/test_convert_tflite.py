@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import converters
 from converters.errors import SettingsRejected
+from converters.judging.answering import Answering
+from converters.report.explain import explanation
 from converters.tflite import emit, prepare
 from edgeward.cli import main
 from fleet_io.bundle_directory import Bundle, open_bundle
@@ -166,18 +169,59 @@ def test_an_operator_that_is_lacking_leaves_the_variants_out_and_is_named(tmp_pa
         )
 
 
-def test_a_litert_variant_cannot_be_preferred_where_none_was_made(tmp_path: Path) -> None:
-    with pytest.raises(SettingsRejected, match="tflite-int8 cannot be preferred: it was not tried"):
-        converters.convert(MODEL, DATA, model="m", version="1.0.0", out=tmp_path / "b", prefer="tflite-int8")
+def test_a_litert_variant_cannot_be_preferred_where_none_is_wanted(tmp_path: Path) -> None:
+    with pytest.raises(SettingsRejected, match="variants for LiteRT were not asked for"):
+        converters.convert(MODEL, DATA, model="m", version="1.0.0", out=tmp_path / "b", prefer="tflite-int8", tflite=False)
 
 
-def test_the_command_makes_them_on_request_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_nobody_asked_a_lacking_operator_costs_one_quiet_note(tmp_path: Path) -> None:
+    model = classifier(tmp_path / "m.onnx", helper.make_node("Sinh", ["products"], ["scores"], name="odd"))
+    made = converters.convert(model, samples(tmp_path / "d.npz"), model="m", version="1.0.0", out=tmp_path / "b", budget=1.0)
+    report = converters.read_report(made)
+    assert not [each.name for each in report.variants if "tflite" in each.name]
+    assert not [each for each in report.warnings if "tflite" in each.lower()]
+    assert len(report.notes) == 1
+    assert (
+        "No variants for LiteRT: tflite-int8 cannot be made: TFLite variants have no form for Sinh" in report.notes[0]
+    )
+    assert report.notes[0] in "\n".join(explanation(report, None))
+    assert "Sinh &#x27;odd&#x27;" in (made.directory / "parity.html").read_text(encoding="utf-8")
+
+
+def test_a_variant_that_nobody_asked_for_is_left_out_with_its_reason_and_float_stands_in(tmp_path: Path) -> None:
+    data = samples(tmp_path / "d.npz")
+    made = converters.convert(
+        classifier(tmp_path / "m.onnx", helper.make_node("Identity", ["products"], ["scores"])), data,
+        model="m", version="1.0.0", out=tmp_path / "b", evaluate=exactness(data),
+    )  # fmt: skip
+    assert "tflite-float32" in {variant.name for variant in made.manifest.variants}
+    report = converters.read_report(made)
+    left = {each.name: each.reason for each in report.variants if not each.shipped}
+    assert {"tflite-int8", "tflite-int8-weights"} <= set(left)
+    assert "of exactness" in left["tflite-int8"]
+    assert not [each for each in report.warnings if each.startswith("tflite")]
+
+
+def exactness(data: Path) -> Callable[[Answering], float]:
+    """A metric that takes float's own answers only."""
+    with np.load(data) as arrays:
+        pixels = arrays["pixels"]
+    first: list[Any] = []
+
+    def exactness(model: Answering) -> float:
+        first.append(model(pixels))
+        return float(np.abs(first[-1] - first[0]).max() < 1e-4)
+
+    return exactness
+
+
+def test_the_command_makes_the_two_that_pay_unless_told_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def names(*more: str) -> set[str]:
         given = ["--data", DATA, "--name", "d", "--version", "1.0.0", "--out", tmp_path / f"b{len(more)}", "--json", *more]
         with pytest.raises(SystemExit) as ended:
             main([str(each) for each in ("convert", MODEL, *given)])
         assert ended.value.code == 0
-        return {each["name"] for each in json.loads(capsys.readouterr().out)["report"]["variants"]}
+        return {each["name"] for each in json.loads(capsys.readouterr().out)["report"]["variants"]} & set(NAMES)
 
-    assert not names() & set(NAMES)
-    assert set(NAMES) < names("--tflite")
+    assert names() == {"tflite-int8", "tflite-int8-weights"}
+    assert names("--no-tflite") == set()

@@ -73,3 +73,48 @@ def test_what_is_clearly_faster_goes_first_whatever_its_arithmetic() -> None:
     )
     assert choice.order == ("int8-weights", "int8-static", "float32")
     assert "int8-static was clearly slower" in choice.reason
+
+
+def across(**ratios: float) -> tuple[str, ...]:
+    """The order of both engines' variants with these latencies."""
+    return choose([Candidate(name.replace("_", "-"), latency_ratio=ratio) for name, ratio in ratios.items()], "auto").order
+
+
+def test_the_fastest_engine_goes_first_and_each_engines_own_order_stays() -> None:
+    order = across(float32=1.0, int8_static=1.2, int8_weights=1.0, tflite_int8=0.4, tflite_int8_weights=0.6)
+    assert order == ("tflite-int8", "tflite-int8-weights", "int8-weights", "float32", "int8-static")
+
+
+def test_another_engine_that_is_slower_comes_after_float() -> None:
+    order = across(float32=1.0, int8_static=0.8, int8_weights=1.0, tflite_int8=1.2, tflite_int8_weights=1.2)
+    assert order == ("int8-static", "int8-weights", "float32", "tflite-int8", "tflite-int8-weights")
+
+
+def test_equally_fast_engines_leave_onnx_first() -> None:
+    assert across(float32=1.0, int8_static=0.8, tflite_int8=0.78)[:2] == ("int8-static", "tflite-int8")
+
+
+def test_float_weights_go_before_small_ones_only_when_they_are_much_faster() -> None:
+    assert across(float32=0.92, int8_weights=1.0)[0] == "int8-weights"
+    assert across(float32=0.5, int8_weights=0.51, int8_static=0.9)[0] == "int8-weights"
+    assert across(float32=0.85, int8_weights=1.0)[0] == "float32"
+
+
+def test_weights_in_8_bits_are_in_no_doubt_on_either_engine() -> None:
+    fit = [
+        Candidate("float32", latency_ratio=1.0),
+        Candidate("tflite-int8", latency_ratio=0.3, doubt="turned 6 of 300 wrong"),
+        Candidate("tflite-int8-weights", latency_ratio=0.7, doubt="turned 2 of 300 wrong"),
+    ]
+    assert choose(fit, "auto").order == ("tflite-int8-weights", "float32", "tflite-int8")
+
+
+def test_people_hear_what_devices_without_litert_take() -> None:
+    fit = [*candidates(), Candidate("tflite-int8", latency_ratio=0.3)]
+    assert choose(fit, "auto").reason.endswith("Devices without LiteRT take int8-static first.")
+    assert "LiteRT" not in choose(candidates(), "auto").reason
+
+
+def test_a_preferred_variant_goes_first_and_the_others_keep_their_order() -> None:
+    fit = [*candidates(), Candidate("tflite-int8", latency_ratio=0.3)]
+    assert choose(fit, "int8-weights").order == ("int8-weights", "tflite-int8", "int8-static", "float32")
