@@ -253,6 +253,6 @@ class Watch:
 def described(report: dict[str, Any]) -> Iterator[str]:
     """A bundle's variants, the preferred one first, and what the converter warns of."""
     for each in report["variants"]:
-        yield f"  {each['name']:<13}{terminal.in_bytes(each['size']):>9}   accuracy {each['accuracy']['value']:.1%}"
+        yield f"  {each['name']:<20}{terminal.in_bytes(each['size']):>9}   accuracy {each['accuracy']['value']:.1%}"
     for warning in report["warnings"]:
         yield f"  [yellow]The converter warns:[/] {warning}"
