@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import click
 
@@ -28,9 +28,12 @@ from runtime.hosting.room import ModelIdentity
 from runtime.local_server.answering import INLINE_S, TIMEOUT_S
 from runtime.local_server.server import LocalServer
 from runtime.model import Model
-from runtime.shadowing.shadow import Allowance, Shadow
+from runtime.shadowing.allowance import USUAL, Allowance
 from runtime.sources import UNRELEASED, Source, find
 from runtime.tuning.advice import Advice, failed
+
+if TYPE_CHECKING:
+    from runtime.shadowing.shadow import Shadow
 
 T = TypeVar("T")
 
@@ -62,8 +65,8 @@ class Settings:
     against_share: float = 0.5
     salt: str = ""
     shadow: Path | None = None
-    shadow_share: float = Allowance().share
-    shadow_cpu: float = Allowance().cpu_share
+    shadow_share: float = USUAL.share
+    shadow_cpu: float = USUAL.cpu_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +240,8 @@ def _server(models: ModelPool | Experiment, repository: Repository, settings: Se
 def _shadow(pool: ModelPool, name: str, settings: Settings) -> Shadow | None:
     if settings.shadow is None:
         return None
+    from runtime.shadowing.shadow import Shadow
+
     return Shadow(pool, name, find(settings.shadow), Allowance(settings.shadow_share, settings.shadow_cpu))
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    out: Console
+    err: Console
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -18,13 +23,19 @@ PIPE_WIDTH: Final = 120
 """Columns where there is no terminal to ask."""
 
 
+def __getattr__(name: str) -> Console:
+    """`out` and `err`, the consoles on stdout and stderr: made when they are wanted, since rich takes 80 ms to import."""
+    if name in ("out", "err"):
+        return _console(stderr=name == "err")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
 def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
     console = Console(stderr=stderr, highlight=False)
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
-
-
-out: Final = _console(stderr=False)
-err: Final = _console(stderr=True)
 
 
 def json_option(command: F) -> F:
@@ -39,6 +50,8 @@ def print_json(value: object) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
     """A table in our one style; columns named in `right` hold numbers."""
+    from rich.table import Table
+
     made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -53,6 +66,9 @@ def progress(description: str, *, total: float | None = 1.0) -> Iterator[Callabl
 
     Gives a function of (what is being done, how much of `total` is done).
     """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    err = _console(stderr=True)
     columns: list[Any] = [
         TextColumn("{task.description}"),
         BarColumn(),

@@ -7,7 +7,6 @@ type from step to step, so that a step in the wrong place, or one that is not kn
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
@@ -189,6 +188,8 @@ def decode_processing(content: bytes) -> Processing:
     """Read a TOML file of the same structure as in the manifest. Raises `ProtocolError`."""
     if len(content) > limits.PROCESSING_BYTES:
         raise MalformedMessage(f"processing has {len(content)} bytes; at most {limits.PROCESSING_BYTES} are read")
+    import tomllib  # 10 ms that whoever reads a manifest does not need
+
     try:
         tree = tomllib.loads(content.decode())
         encoded = msgspec.json.encode(tree)

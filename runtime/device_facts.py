@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -79,6 +78,8 @@ def _cpu_fields() -> dict[str, str]:
 
 
 def _version(name: str) -> str | None:
+    from importlib import metadata  # 30 ms that only tuning and preparation need
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

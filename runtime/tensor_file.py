@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,16 +42,28 @@ def create() -> Any:  # noqa: ANN401  # tempfile's wrapper has no public type
 
 def write(file: int, arrays: Mapping[str, Array]) -> tuple[Tensor, ...]:
     """Put the arrays into the file, from its beginning. Raises `OSError`."""
-    tensors: list[Tensor] = []
-    at = 0
-    for name, array in arrays.items():
-        if array.dtype.kind in "US":
-            array = array.astype(object)  # noqa: PLW2901
-        raw = memoryview(oip_binary.write(array))
-        tensors.append(Tensor(name, _DATATYPES[array.dtype.name], array.shape, at, len(raw)))
-        _write_all(file, raw, at)
-        at += len(raw) + -len(raw) % oip_binary.ALIGNMENT
+    tensors = []
+    for each, raw in _laid_out(arrays.items()):
+        tensors.append(each)
+        _write_all(file, raw, each.at)
     return tuple(tensors)
+
+
+def packed(arrays: Iterable[tuple[str, Array]]) -> tuple[tuple[Tensor, ...], list[bytes]]:
+    """Copies of the arrays as they will lie in a file, once `put` there; names may repeat."""
+    tensors, content = [], []
+    for each, raw in _laid_out(arrays):
+        tensors.append(each)
+        content += [bytes(raw), bytes(_padding(len(raw)))]
+    return tuple(tensors), content
+
+
+def put(file: int, content: Iterable[bytes]) -> None:
+    """Write what was packed into the file, from its beginning. Raises `OSError`."""
+    at = 0
+    for piece in content:
+        _write_all(file, memoryview(piece), at)
+        at += len(piece)
 
 
 def read(file: int, tensors: Sequence[Tensor]) -> dict[str, Array]:
@@ -64,6 +76,20 @@ def read(file: int, tensors: Sequence[Tensor]) -> dict[str, Array]:
         read_bytes = os.preadv(file, [content], each.at) if size else 0
         arrays[each.name] = oip_binary.read(each.name, each.datatype, each.shape, memoryview(content)[:read_bytes])
     return arrays
+
+
+def _laid_out(arrays: Iterable[tuple[str, Array]]) -> Iterator[tuple[Tensor, memoryview]]:
+    at = 0
+    for name, given in arrays:
+        array = given.astype(object) if given.dtype.kind in "US" else given
+        raw = memoryview(oip_binary.write(array))
+        yield Tensor(name, _DATATYPES[array.dtype.name], array.shape, at, len(raw)), raw
+        at += len(raw) + _padding(len(raw))
+
+
+def _padding(size: int) -> int:
+    """Bytes behind so many, so that the next tensor's numbers can be used where they lie."""
+    return -size % oip_binary.ALIGNMENT
 
 
 def _write_all(file: int, raw: memoryview, at: int) -> None:

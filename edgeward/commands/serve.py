@@ -74,14 +74,20 @@ def _announce(service: Service, settings: Settings, *, as_json: bool) -> None:
         terminal.print_json({**said, **rows[0]} if len(rows) == 1 else said)
     for row in rows:
         engine = row.get("engine", "loaded when it is asked for")
-        terminal.err.print(f"[bold green]Serving {row['model']} {row['version']}[/] ({row['variant']}, {engine})")
-        terminal.err.print(f"  runs {row['way']}", markup=False, soft_wrap=True)
+        click.secho(f"Serving {row['model']} {row['version']}", fg="green", bold=True, nl=False, err=True)
+        _say(f" ({row['variant']}, {engine})")
+        _say(f"  runs {row['way']}")
     name = rows[0]["model"]
-    terminal.err.print(f"  POST {server.url}/v2/models/{name}/infer · stop with Ctrl-C")
+    _say(f"  POST {server.url}/v2/models/{name}/infer · stop with Ctrl-C")
     if server.grpc_address is not None:
-        terminal.err.print(f"  gRPC on {server.grpc_address}")
+        _say(f"  gRPC on {server.grpc_address}")
     if settings.shadow is not None:
-        terminal.err.print(f"  {settings.shadow} gets copies in the shadow: GET {server.url}/v2/models/{name}/shadow")
+        _say(f"  {settings.shadow} gets copies in the shadow: GET {server.url}/v2/models/{name}/shadow")
+
+
+def _say(line: str) -> None:
+    """One line to people, without what makes tables: the first answer must not wait for that."""
+    click.echo(line, err=True)
 
 
 def _rows(service: Service) -> list[dict[str, Any]]:

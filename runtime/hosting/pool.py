@@ -20,17 +20,15 @@ from typing import Final, Protocol
 
 from fleet_io.clock import Clock, SystemClock
 from fleet_protocol.telemetry import ModelUsage
-from runtime.children import Child
 from runtime.engine import Array
 from runtime.errors import ChildFailed, DeadlineExceeded, ModelRejected, NotServing, Overloaded, RuntimeFailure
-from runtime.hosting import memory, weighing_child
+from runtime.hosting import memory
 from runtime.hosting.admission import Limits
 from runtime.hosting.entrance import Place
 from runtime.hosting.eviction import Newcomer, Resident, choose
 from runtime.hosting.host import ModelHost, default_limits
 from runtime.hosting.room import Inference, ModelIdentity, Observer, Served
 from runtime.hosting.serving import Standing
-from runtime.hosting.weighing_child import Weigh, Weighed
 from runtime.model import Model
 from runtime.sources import Source
 
@@ -60,7 +58,10 @@ class InProcess:
 
     def weigh(self, source: Source) -> int:
         """See `Loader`. In a child process, so that a model which crashes on loading crashes there."""
-        order = Weigh(
+        from runtime.children import Child  # what only a memory budget needs
+        from runtime.hosting import weighing_child
+
+        order = weighing_child.Weigh(
             model=str(source.path),
             session_options=dict(source.session_options),
             threads=source.fewest(self._threads),
@@ -69,7 +70,7 @@ class InProcess:
         )
         try:
             with Child(weighing_child.__name__) as child:
-                return child.ask(order, Weighed, timeout_s=WEIGHING_TIMEOUT_S).memory_bytes
+                return child.ask(order, weighing_child.Weighed, timeout_s=WEIGHING_TIMEOUT_S).memory_bytes
         except ChildFailed as error:
             raise ModelRejected(f"{source.path} cannot be loaded: {error}") from error
 

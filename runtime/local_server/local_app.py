@@ -31,7 +31,7 @@ from runtime.local_server.oip_app import OpenInference
 from runtime.local_server.serving_statistics import ServingStatistics
 from runtime.local_server.tfs_app import TensorFlowServing
 from runtime.local_server.traces import trace_of
-from runtime.shadowing.shadow import Shadow
+from runtime.shadowing.shadow_record import Recording
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Application:
     def _metrics(self) -> bytes:
         active = self._host.active()
         observers = [self._host.observer(served.identity.model) for served in active]
-        shadows = [observer.record() for observer in observers if isinstance(observer, Shadow)]
+        shadows = [observer.record() for observer in observers if isinstance(observer, Recording)]
         return prometheus_text.exposition(
             self._statistics.all(),
             active,

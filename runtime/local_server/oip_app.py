@@ -18,8 +18,7 @@ from runtime.local_server import oip, oip_facts
 from runtime.local_server.answering import Answering, Question, Wishes, wishes_of
 from runtime.local_server.exchange import Body, Exchange, Header, Refused, RefusedUnread, Response, json_response
 from runtime.local_server.oip_facts import OpenInferenceFacts
-from runtime.shadowing.shadow import Shadow
-from runtime.shadowing.shadow_record import ShadowRecord
+from runtime.shadowing.shadow_record import Recording, ShadowRecord
 
 RAW_TYPE: Final = b"application/octet-stream"
 
@@ -92,7 +91,7 @@ class OpenInference:
 
     def _shadow(self, name: str) -> ShadowRecord:
         observer = self._answering.host.observer(name)
-        if not isinstance(observer, Shadow):
+        if not isinstance(observer, Recording):
             raise Refused(404, f"{name} has no shadow. One begins with `edgeward serve … --shadow CANDIDATE`.")
         return observer.record()
 

@@ -20,53 +20,32 @@ import logging
 import math
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Self
 
 from fleet_io.clock import Chance, system_chance
-from fleet_protocol.limits import MIB
-from fleet_protocol.tensors import NUMPY_NAMES, DataType
-from runtime import oip_binary
+from runtime import tensor_file
 from runtime.children import Child
 from runtime.engine import Array
 from runtime.errors import ChildFailed
 from runtime.hosting.room import Inference
 from runtime.hosting.serving import Serving
-from runtime.shadowing.shadow_child import Open, Opened, Tensor, Tried, Try
+from runtime.shadowing.allowance import USUAL, Allowance
+from runtime.shadowing.shadow_child import Open, Opened, Tried, Try
 from runtime.shadowing.shadow_record import Comparison, CpuAccount, ShadowRecord, State, Tally
 from runtime.sources import Source
+
+__all__ = ["Allowance", "Shadow"]
 
 log = logging.getLogger(__name__)
 
 CHILD: Final = "runtime.shadowing.shadow_child"
 _OPEN_TIMEOUT_S: Final = 120.0
 _STOP_TIMEOUT_S: Final = 10.0
-_MEMORY_FILES: Final = Path("/dev/shm")  # noqa: S108 - memory where the system has such a place, else the temporary directory
-_DATATYPES: Final[dict[str, DataType]] = {name: datatype for datatype, name in NUMPY_NAMES.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What a shadow may take.
-
-    `share` in (0, 1] of the requests is sampled by chance; `cpu_share` in (0, 1] of one core; copies that wait hold at most
-    `queue_bytes`; the candidate's process takes `memory_bytes` of address space and `threads` threads. An answer within
-    `timeout_s`, or it counts as hung; after `crashes` crashes and hangs the shadow ends.
-    """
-
-    share: float = 0.1
-    cpu_share: float = 0.05
-    queue_bytes: int = 16 * MIB
-    memory_bytes: int = 2048 * MIB
-    threads: int = 1
-    timeout_s: float = 30.0
-    crashes: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +66,7 @@ class Shadow:
         host: Serving,
         model: str,
         candidate: Source,
-        allowance: Allowance = Allowance(),
+        allowance: Allowance = USUAL,
         *,
         chance: Chance | None = None,
     ) -> None:
@@ -301,7 +280,7 @@ class _Understudy:
         self._timeout_s = allowance.timeout_s
         with contextlib.ExitStack() as held:
             self._child = held.enter_context(Child(CHILD))
-            with _file_in_memory() as exchange:
+            with tensor_file.create() as exchange:
                 order = Open(
                     model=str(candidate.path),
                     session_options=dict(candidate.session_options),
@@ -330,9 +309,7 @@ class _Understudy:
 
     def ask(self, copy: _Copy) -> Comparison:
         """Hand it one copy. Raises `ChildFailed` when it dies of it."""
-        at = 0
-        for part in copy.content:
-            at += os.pwrite(self._exchange, part, at)
+        tensor_file.put(self._exchange, copy.content)
         tried = self._child.ask(copy.order, Tried, timeout_s=self._timeout_s)
         self.cpu_s = tried.cpu_s
         return tried.comparison
@@ -343,28 +320,8 @@ class _Understudy:
         return spent
 
 
-def _file_in_memory() -> tempfile._TemporaryFileWrapper[bytes]:
-    """A file that only its owner may read, in memory where that can be; its name goes when it is closed."""
-    with contextlib.suppress(OSError):
-        if _MEMORY_FILES.is_dir():
-            return tempfile.NamedTemporaryFile(prefix="edgeward-shadow-", dir=_MEMORY_FILES)
-    return tempfile.NamedTemporaryFile(prefix="edgeward-shadow-")
-
-
 def _copied(inputs: Mapping[str, Array], inference: Inference, seconds: float) -> _Copy:
-    content: list[bytes] = []
-    tensors: list[Tensor] = []
-    at = 0
-    for name, array in (*inputs.items(), *inference.outputs.items()):
-        raw = bytes(oip_binary.write(array.astype(object) if array.dtype.kind == "U" else array))
-        padding = -len(raw) % oip_binary.ALIGNMENT
-        content += [raw, bytes(padding)] if padding else [raw]
-        tensors.append(Tensor(name=name, datatype=_datatype(array), shape=array.shape, at=at, size=len(raw)))
-        at += len(raw) + padding
+    tensors, content = tensor_file.packed((*inputs.items(), *inference.outputs.items()))
     count = len(inputs)
-    order = Try(inputs=tuple(tensors[:count]), live=tuple(tensors[count:]), size=at)
+    order = Try(inputs=tensors[:count], live=tensors[count:], size=sum(map(len, content)))
     return _Copy(order, content, inference.identity.version, seconds)
-
-
-def _datatype(array: Array) -> DataType:
-    return _DATATYPES["object" if array.dtype.kind in "OU" else array.dtype.name]

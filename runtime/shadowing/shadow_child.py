@@ -9,19 +9,18 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from fleet_protocol.processing import Processing
-from fleet_protocol.tensors import DataType, TensorSpec
-from runtime import oip_binary
-from runtime.engine import Array
+from fleet_protocol.tensors import TensorSpec
+from runtime import tensor_file
 from runtime.errors import InferenceFailed, InvalidInput
 from runtime.model import Model, load
 from runtime.shadowing.shadow_record import Comparison, compare
+from runtime.tensor_file import Tensor
 
 LEAST_PRIORITY: Final = 19
 
@@ -42,16 +41,6 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 
     inputs: tuple[TensorSpec, ...]
     cpu_s: float
-
-
-class Tensor(msgspec.Struct, frozen=True, kw_only=True):
-    """One tensor in the exchange file: raw bytes as `oip_binary` writes them, from byte `at` on."""
-
-    name: str
-    datatype: DataType
-    shape: tuple[int, ...]
-    at: int
-    size: int
 
 
 class Try(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -95,22 +84,13 @@ class Understudy:
 
     def _try(self, order: Try) -> Comparison:
         assert self._model is not None
-        content = memoryview(bytearray(order.size))
-        os.preadv(self._exchange, [content], 0)
-        inputs, live = _arrays(order.inputs, content), _arrays(order.live, content)
+        inputs, live = (tensor_file.read(self._exchange, each) for each in (order.inputs, order.live))
         started = time.perf_counter()
         try:
             outputs = self._model(inputs)
         except (InvalidInput, InferenceFailed) as error:
             return Comparison(outcome="failed", why=str(error))
         return compare(live, outputs, seconds=time.perf_counter() - started)
-
-
-def _arrays(tensors: Sequence[Tensor], content: memoryview) -> dict[str, Array]:
-    return {
-        each.name: oip_binary.read(each.name, each.datatype, each.shape, content[each.at : each.at + each.size])
-        for each in tensors
-    }
 
 
 def _limit_memory(more_bytes: int) -> None:

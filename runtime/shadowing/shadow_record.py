@@ -7,7 +7,7 @@ however many there were. Times come as arguments.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final, Literal, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from fleet_protocol.histogram import Histogram
 from runtime import parity
 from runtime.engine import Array
+from runtime.hosting.room import Observer
 from runtime.hosting.usage import all_finite
 
 Outcome = Literal["compared", "failed", "non_finite", "incomparable"]
@@ -38,6 +39,15 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Energy of the live floating-point outputs, and of the difference."""
     noise: float = 0.0
     max_difference: float = 0.0
+
+
+@runtime_checkable
+class Recording(Observer, Protocol):
+    """An observer that can say what it found out so far: `runtime.shadowing.shadow.Shadow`."""
+
+    def record(self) -> ShadowRecord:
+        """What was found out so far."""
+        ...
 
 
 class ShadowRecord(msgspec.Struct, frozen=True, kw_only=True):

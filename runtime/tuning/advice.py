@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fleet_protocol.digests import digest_of
 from runtime import sources
@@ -22,9 +22,11 @@ from runtime.errors import ModelRejected, RuntimeFailure
 from runtime.hosting.batching import most_worth
 from runtime.model import Model
 from runtime.sources import Source
-from runtime.tuning import prepared, results
-from runtime.tuning.prepared import Prepared
+from runtime.tuning import results
 from runtime.tuning.record import Tuning, TuningKey
+
+if TYPE_CHECKING:
+    from runtime.tuning.prepared import Prepared
 
 AS_PUBLISHED: Final = "as published, since nothing else is known on this device"
 
@@ -130,7 +132,7 @@ def best_way(source: Source, kept: Kept) -> Source:
 
 def as_tuned(source: Source, kept: Kept) -> Source:
     """With session options and threads as tuning chose them, else the publisher's. Where it runs was not asked then."""
-    known = results.recall(kept.tuned, kept.key(source))
+    known = results.recall(kept.tuned, kept.key(source)) if kept.tuned.is_dir() else None
     if known is None:
         return source
     options, threads = known.chosen.session_options(source.session_options), source.fewest(known.chosen.threads)
@@ -139,6 +141,8 @@ def as_tuned(source: Source, kept: Kept) -> Source:
 
 def prepared_form(tuned: Source, kept: Kept) -> Prepared | None:
     """What was built of the model for these options and the CPU, if it is there and whole."""
-    if tuned.provider not in (None, CPU) or tuned.delegate is not None:
+    if tuned.provider not in (None, CPU) or tuned.delegate is not None or not kept.prepared.is_dir():
         return None
+    from runtime.tuning import prepared
+
     return prepared.find(digest=kept.digest, cache=kept.prepared, session_options=tuned.session_options)

@@ -14,8 +14,8 @@ import msgspec
 from runtime.engine import Array
 from runtime.errors import InvalidInput
 from runtime.example_inputs import repeated, sample_requests, takes_batches
+from runtime.hosting.memory import anonymous_bytes
 from runtime.model import Model, load
-from runtime.tuning.measurement_child import anonymous_bytes
 
 _MOST_RUNS: Final = 5000
 """In one burst: what is told must fit into one line."""

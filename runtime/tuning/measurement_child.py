@@ -14,13 +14,13 @@ from typing import Final
 
 import msgspec
 import numpy as np
-import psutil
 
 from runtime import golden, trial
 from runtime.engine import Array
 from runtime.errors import InvalidInput
 from runtime.example_inputs import repeated, sample_requests, takes_batches
 from runtime.golden import GoldenSet
+from runtime.hosting.memory import anonymous_bytes
 from runtime.model import Model, load
 from runtime.trial import TrialResult
 from runtime.tuning.record import Burst
@@ -207,17 +207,6 @@ def _travelling(arrays: dict[str, Array]) -> dict[str, Array]:
 def _wait(seconds: float) -> None:
     if seconds > 0:
         threading.Event().wait(seconds)  # nobody sets it: engines' own threads go on, and that is what is measured
-
-
-def anonymous_bytes() -> int:
-    """Memory that only this process has and that no file backs; where the system does not say, all that is resident."""
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return int(psutil.Process().memory_info().rss)
 
 
 if __name__ == "__main__":
