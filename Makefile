@@ -40,8 +40,11 @@ soak: $(VENV)/.ready ## Run the tests that take minutes
 	@scripts/set-up-mosquitto
 	@$(BIN)/python -m pytest -m soak --timeout 1800
 
+# Each file in a process of its own: TensorFlow, loaded first, makes PyTorch's triton abort.
 heavy: .venv-heavy/.ready ## Run the tests that need TensorFlow and PyTorch (gigabytes)
-	@.venv-heavy/bin/python -m pytest -m heavy --timeout 900
+	@failed=0; for file in tests/heavy/test_*.py; do \
+	    echo "› $$file"; .venv-heavy/bin/python -m pytest -m heavy --timeout 900 "$$file" || failed=1; \
+	done; exit $$failed
 
 .venv-heavy/.ready: pyproject.toml constraints.txt scripts/set-up
 	@PYTHON="$(PYTHON)" scripts/set-up .venv-heavy "$(EXTRAS),tensorflow,torch,compress,camera,serving-client"
