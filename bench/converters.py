@@ -1,11 +1,13 @@
 """Edgeward's conversion beside other quantizers: the same model, the same samples, one run.
 
 `python -m bench.converters [--zoo FOLDER] [--peers VENV] [NAME …]`. Digits has real labels. ResNet-8 has no samples here: it
-gets random images with structure, so only agreement and noise count. `--zoo` adds what `bench/zoo.py` trained. `--peers` is an
-environment made by hand with `pip install nncf onnx onnxruntime`, whose NNCF is run too: its default, for transformers,
-and with accuracy control. (neural-compressor 3.10 has no ONNX backend any more.) With scikit-learn and skl2onnx on the path,
+gets random images with structure, so only agreement and noise count. `--zoo` adds what `bench/zoo.py` trained.
+ai-edge-quantizer gets the float file that our emitter makes. `--peers` is an environment made by hand with
+`pip install nncf onnx onnxruntime`, whose NNCF is run too: its default, for transformers, and with accuracy control.
+(neural-compressor 3.10 has no ONNX backend any more.) With scikit-learn and skl2onnx on the path,
 two models trained on the spot are measured too. With qemu-user, static int8 with all 8 bits also runs on an emulated AVX2
-processor without VNNI, beside what our own check predicts of it.
+processor without VNNI, beside what our own check predicts of it. Latency is single-sample, one thread, in the process's own
+time, through `runtime` for all alike.
 """
 
 from __future__ import annotations
@@ -32,18 +34,29 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
 import converters
-from bench.interleaved import medians
+import runtime
+from converters.data.calibration import Dataset, make_dataset
+from converters.judging.evaluation import Outputs, latencies, run
+from converters.judging.measures import vector_metric
+from converters.judging.metrics import area_under_curve
 from converters.quantizing.quantize import Quantizer
 from converters.quantizing.saturation import emulate, layers_at_risk
 from converters.recipe import StaticRecipe
 from converters.sources import read_onnx
+from converters.tflite.emitter import emit
+from converters.tflite.serialise import SIGNATURE
+from converters.tflite.source import prepare
 from runtime import parity
 
 Array = NDArray[Any]
+Files = dict[str, tuple[Path, dict[str, str]]]
+"""Models by name, with the engine's options."""
 
 _ROOT = Path(__file__).parents[1]
 _RESNET = _ROOT.parent / "shared" / "data" / "resnet8_cifar10" / "float.onnx"
-_PEER_SECONDS = 240
+_PEER_SECONDS = 150
+_LITERT_SAMPLES = 200
+_TIMING_SECONDS = 0.5
 _NNCF = """
 import sys, numpy as np, nncf, onnx, onnxruntime
 model, data, out, kind, count = sys.argv[1:]
@@ -154,15 +167,15 @@ def _measure(case: Case, work: Path, peers: Path | None) -> dict[str, object]:
     began = time.perf_counter()
     bundle = converters.convert(case.model, arrays, model="bench", version="1.0.0", out=folder)
     seconds = time.perf_counter() - began
-    files: dict[str, tuple[Path, dict[str, str]]] = {"given": (case.model, {})}
+    files: Files = {"given": (case.model, {})}
     for variant in bundle.manifest.variants:
         files[f"edgeward {variant.name}"] = (bundle.path(variant.file), variant.session_options)
     failed: dict[str, object] = {}
     for name, make in (_PEERS | _nncf(case, peers)).items():
-        path = work / f"{case.name}-{name}.onnx".replace(" ", "-")
+        path = work / f"{case.name}-{name}.{'tflite' if make in _LITERT.values() else 'onnx'}".replace(" ", "-")
         try:
             make(case, third, path)
-            _engine(path, {})
+            runtime.load(path, threads=1).close()
         except Exception as error:  # noqa: BLE001  # a peer that fails, however it does, is a result
             failed[name] = {"failed": str(error).splitlines()[0][:200]}
         else:
@@ -192,11 +205,26 @@ def _dynamic(case: Case, _count: int, path: Path) -> None:
     quantize_dynamic(case.model, path)
 
 
+def _edge_quantizer(kind: str, case: Case, count: int, path: Path) -> None:
+    """ai-edge-quantizer's own recipe and calibration, on the float file that our emitter makes: it reads no ONNX."""
+    batches = [case.take(at, at + 1) for at in range(min(count, _LITERT_SAMPLES))]
+    content = emit(prepare(onnx.load_model(str(case.model))))
+    recipe, quantizer = (importlib.import_module(f"ai_edge_quantizer.{name}") for name in ("recipe", "quantizer"))
+    peer = quantizer.Quantizer(bytearray(content), getattr(recipe, kind)())
+    statistics = peer.calibrate({SIGNATURE: batches}) if peer.need_calibration else None
+    path.write_bytes(bytes(peer.quantize(statistics).quantized_model))
+
+
+_LITERT: dict[str, Callable[[Case, int, Path], None]] = {
+    "ai-edge-quantizer, static": partial(_edge_quantizer, "static_wi8_ai8"),
+    "ai-edge-quantizer, dynamic": partial(_edge_quantizer, "dynamic_wi8_afp32"),
+    "ai-edge-quantizer, weights only": partial(_edge_quantizer, "weight_only_wi8_afp32"),
+}
 _PEERS: dict[str, Callable[[Case, int, Path], None]] = {
     "onnxruntime static, default": _static,
     "onnxruntime static, documented for AVX2": _avx2,
     "onnxruntime dynamic, default": _dynamic,
-}
+} | _LITERT
 
 
 def _nncf(case: Case, peers: Path | None) -> dict[str, Callable[[Case, int, Path], None]]:
@@ -229,25 +257,35 @@ def _engine(path: Path, options: dict[str, str]) -> onnxruntime.InferenceSession
     return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
 
 
-def _compare(case: Case, files: dict[str, tuple[Path, dict[str, str]]]) -> dict[str, object]:
-    engines = {name: _engine(*each) for name, each in files.items()}
-    held_out = case.take(case.count // 3)
-    labels = None if case.labels is None else case.labels[case.count // 3 :]
-    answers = {name: engine.run(None, held_out)[0] for name, engine in engines.items()}
-    one = case.take(0, 1)
-    times = medians({name: partial(engine.run, None, one) for name, engine in engines.items()}, rounds=30, batch=20)
-    given = files["given"][0].stat().st_size
-    found: dict[str, object] = {}
-    for name, (path, _) in files.items():
-        figures: dict[str, float | None] = {
-            "size ratio": round(path.stat().st_size / given, 3),
+def _compare(case: Case, files: Files) -> dict[str, object]:
+    models = {name: runtime.load(path, session_options=options, threads=1) for name, (path, options) in files.items()}
+    behind = case.count // 3
+    data = make_dataset(case.take(behind), models["given"].inputs)
+    labels = None if case.labels is None else case.labels[behind:]
+    answers = {name: run(model, data, batch=64) for name, model in models.items()}
+    times = latencies(models, data, seconds=len(models) * _TIMING_SECONDS)
+    return {
+        name: {
+            "size ratio": round(path.stat().st_size / files["given"][0].stat().st_size, 3),
             "latency ratio": round(times[name] / times["given"], 3),
-            "SQNR dB": round(parity.sqnr_db(answers["given"], answers[name]), 1),
+            **_quality(answers["given"], answers[name], data, labels),
         }
-        agreement = parity.agreement(answers["given"], answers[name]) if answers[name].ndim == 2 else None
-        figures["agreement"] = None if agreement is None else round(agreement, 4)
-        figures["accuracy"] = None if labels is None else round(parity.accuracy(answers[name], labels) or 0.0, 4)
-        found[name] = figures
+        for name, (path, _) in files.items()
+    }
+
+
+def _quality(wanted: Outputs, got: Outputs, data: Dataset, labels: Array | None) -> dict[str, float | None]:
+    (one, other), x = (next(iter(each.values())) for each in (wanted, got)), next(iter(data.inputs.values()))
+    found: dict[str, float | None] = {"SQNR dB": round(parity.sqnr_db(one, other), 1)}
+    if labels is not None and x.shape == one.shape:
+        error = ((other.astype(np.float64) - x) ** 2).reshape(len(x), -1).mean(axis=1)
+        return found | {"AUC": round(area_under_curve(error, labels), 4)}
+    vectors = vector_metric(wanted, data)
+    if vectors is not None:
+        return found | {"cosine": round(vectors.of(got, data, wanted), 4)}
+    agreement = parity.agreement(one, other)
+    found["agreement"] = None if agreement is None else round(agreement, 4)
+    found["accuracy"] = None if labels is None else round(parity.accuracy(other, labels) or 0.0, 4)
     return found
 
 

@@ -388,8 +388,7 @@ def autoencoder(folder: Path) -> None:
         model[-1].weight *= x.std()
     train(model, x, x, epochs=12)
     x, y = sounds(2000, 1)
-    save(folder, "autoencoder", unfolded(model), {"input_1": x}, 11)
-    np.savez_compressed(folder / "autoencoder-labels.npz", allow_pickle=False, input_1=x, label=y)
+    save(folder, "autoencoder", unfolded(model), {"input_1": x, "label": y}, 11)
     with torch.no_grad():
         error = ((model(torch.from_numpy(x)).numpy() - x) ** 2).mean(1)
     print("autoencoder AUC", roc_auc_score(y, error), flush=True)
