@@ -124,6 +124,8 @@ class Stream:
             made = self._made(inference, prepared)
         except RuntimeFailure as error:
             return msgspec.structs.replace(plain, error=str(error))
+        except MemoryError as error:  # of this item: the next one may be smaller
+            return msgspec.structs.replace(plain, error=f"There is not enough memory for it: {error or 'no more is given'}.")
         seconds = round(time.perf_counter() - started, 6)
         return msgspec.structs.replace(plain, version=inference.identity.version, seconds=seconds, **made)
 

@@ -48,6 +48,14 @@ def test_what_the_system_refuses_is_one_line_and_1(tmp_path: Path, capsys: pytes
     assert len(said.splitlines()) == 1
 
 
+def test_too_little_memory_is_one_line_and_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def callback() -> None:
+        raise MemoryError("Unable to allocate 64 GiB")
+
+    assert ending(click.Command("status", callback=callback)) == 1
+    assert capsys.readouterr().err.startswith("Error: There is not enough memory: Unable to allocate 64 GiB. Give less")
+
+
 def test_an_unknown_error_is_ours_and_shows_where() -> None:
     def callback() -> None:
         raise ZeroDivisionError

@@ -13,7 +13,8 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
-from runtime import Model, ModelHost
+from runtime import Model, ModelHost, ModelIdentity
+from runtime.engine import Array
 from runtime.errors import StreamBroken
 from runtime.sources import find
 from runtime.streaming import Answered, Counts, Item, Line, Policy, Stream
@@ -21,6 +22,7 @@ from runtime.streaming.directory import DirectoryItems, Seen
 from runtime.streaming.lines import LineItems
 from runtime.streaming.results import CalledResults, FileResults, StreamResults
 from tests.support import models
+from tests.support.engines import ScriptedEngine, model_of
 from tests.support.waiting import until
 
 LOOK_S = 0.01
@@ -95,6 +97,21 @@ def test_an_item_that_cannot_be_answered_is_a_result_and_the_stream_goes_on(runn
     assert all(each.error and each.outputs is None for each in results[:-1])
     assert results[-1].outputs is not None
     assert np.shape(results[-1].outputs["scores"]) == (1, 10)
+
+
+def test_an_item_that_takes_too_much_memory_is_a_result_too() -> None:
+    def answer(x: Array) -> Array:
+        if x[0, 0] > 1:
+            raise MemoryError("Unable to allocate 64 GiB")
+        return np.zeros((len(x), 3), np.float32)
+
+    host, model = ModelHost(), model_of(ScriptedEngine(answer))
+    host.activate(ModelIdentity("m", "1.0.0", "sha256:" + "0" * 64, "float"), model)
+    source = Given([Item("large", line_of([[2, 0]])), Item("small", line_of([[1, 0]]))])
+    results: list[Answered] = []
+    assert streamed((host, "m", model), source, results.append) == Counts(answered=1, failed=1)
+    assert results[0].error == "There is not enough memory for it: Unable to allocate 64 GiB."
+    host.deactivate("m")
 
 
 def test_with_block_the_source_waits_and_nothing_is_dropped(running: Any) -> None:
