@@ -8,6 +8,7 @@ What to measure and what to make of it stands in `runtime.tuning.tuner`, which t
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ from runtime.tuning.advice import as_chosen
 from runtime.tuning.measurement_child import Batch, Batched, Check, Open, Opened, Pace, Paced, Run
 from runtime.tuning.record import Burst, Candidate, Condition, Examined, Objective, Tuning
 
+log = logging.getLogger(__name__)
+
 MIN_LIKENESS_DB: Final = 30.0
 """Between two ways of running one variant: other kernels may round otherwise, and no more than that."""
 
@@ -57,7 +60,7 @@ def tune(
     """The best way to run a bundle, or a bare model file, on this device: measured within about `seconds`.
 
     With a `cache` directory the result is kept there and given back, unmeasured, until model, objective, processor or
-    libraries change, or `again` is set. Raises `ModelRejected` or `CannotTune`.
+    libraries change, or `again` is set; where it cannot be written, a warning says so. Raises `ModelRejected` or `CannotTune`.
     """
     objective = objective or Objective()
     contenders = sources.contenders(path)
@@ -68,7 +71,10 @@ def tune(
     others = [each.name for each in providers.working() if each.name != providers.CPU]
     tuning = measured(contenders, objective, seconds=seconds, cores=usable_cores(), others=others, on_progress=on_progress)
     if cache is not None:
-        results.remember(cache, key, tuning)
+        try:
+            results.remember(cache, key, tuning)
+        except OSError as error:  # what was measured must not be lost with it
+            log.warning("%s cannot keep the result (%s): it is measured again next time.", cache, error.strerror or error)
     return tuning
 
 

@@ -40,6 +40,15 @@ def test_it_shows_the_table_and_why_and_keeps_the_result(tmp_path: Path, capsys:
     assert kept.stat().st_mtime_ns > before
 
 
+def test_a_result_that_cannot_be_kept_is_shown_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = models.mlp_classifier(tmp_path / "mlp.onnx")
+    code, out, _ = tune(capsys, str(path), "--seconds", "1", "--cache", str(path))
+    assert (code, "chosen" in out) == (0, True)
+    assert "mlp.onnx cannot keep the result (" in caplog.text
+
+
 def test_a_file_that_is_no_model_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "none.onnx").write_bytes(b"no model")
     code, out, err = tune(capsys, str(tmp_path / "none.onnx"), "--seconds", "1", "--cache", str(tmp_path))
