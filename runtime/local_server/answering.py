@@ -62,10 +62,10 @@ _LAST_LEVEL: Final = 3
 """Triton's levels of priority, as they are taken here: before the others, as the others, after the others."""
 
 
-def wishes_of(timeout_us: int | None, level: int) -> Wishes:
+def wishes_of(timeout_us: int | None, level: int, key: str | None = None) -> Wishes:
     """Wishes as Triton's clients say them: microseconds, and a level of which 1 is the most important (0: it says none)."""
     timeout_s = timeout_us / 1e6 if timeout_us else None
-    return Wishes(timeout_s, _USUAL_LEVEL - min(level or _USUAL_LEVEL, _LAST_LEVEL))
+    return Wishes(timeout_s, _USUAL_LEVEL - min(level or _USUAL_LEVEL, _LAST_LEVEL), key)
 
 
 class Question:

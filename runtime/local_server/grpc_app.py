@@ -263,7 +263,7 @@ class _TensorFlowServing:
         message = await _read(self._answering, kind, body)
         spec = message.model_spec
         bound: Work = partial(work, message=message)
-        return (await self._answering.ask(body, spec.name, tfs_grpc.asked_version(spec), bound, _wishes(call, None, 0))).body
+        return (await self._answering.ask(body, spec.name, tfs_grpc.asked_version(spec), bound, _wishes(call))).body
 
     async def _metadata(self, body: bytes, _call: Call) -> bytes:
         message = parsed(tfs_grpc.MetadataMessage, body)
@@ -286,11 +286,11 @@ async def _read(answering: Answering, kind: Message, body: bytes) -> Message:
     return await asyncio.get_running_loop().run_in_executor(answering.threads, parsed, kind, body)
 
 
-def _wishes(call: Call, timeout_us: int | None, level: int) -> Wishes:
-    """What the message says of its time and importance; where it says nothing of its time, the call's deadline."""
-    wishes = wishes_of(timeout_us, level)
+def _wishes(call: Call, timeout_us: int | None = None, level: int = 0, key: str | None = None) -> Wishes:
+    """What the message says of itself; where it says nothing of its time, the call's deadline. A key in the metadata counts."""
+    wishes = wishes_of(timeout_us, level, key)
     timeout_s = call.time_remaining() if wishes.timeout_s is None else wishes.timeout_s
-    return Wishes(timeout_s, wishes.priority, _said(call, KEY_HEADER.decode()) or None)
+    return Wishes(timeout_s, wishes.priority, _said(call, KEY_HEADER.decode()) or wishes.key)
 
 
 def _said(call: Call, name: str) -> str:

@@ -22,6 +22,9 @@ from runtime.engine import Array
 from runtime.errors import InferenceFailed, MalformedRequest
 from runtime.hosting.usage import all_finite
 
+KEY: Final = "edgeward_key"
+"""The parameter that carries a request's key, as the header `edgeward-key` does; see `runtime.hosting.experiment`."""
+
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
@@ -64,6 +67,7 @@ class _Request(msgspec.Struct, frozen=True):
 class _Wished(msgspec.Struct, frozen=True):
     timeout: Annotated[int, msgspec.Meta(ge=0, le=2**62)] | None = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
+    edgeward_key: str | None = None
 
 
 class _Tensor(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -123,24 +127,25 @@ class _Wishes(msgspec.Struct, frozen=True):
 
 
 _WISHES: Final = msgspec.json.Decoder(_Wishes)
+_WISHED: Final = tuple(f'"{name}"'.encode() for name in _Wished.__struct_fields__)
 
 
-def read_wishes(body: bytes | memoryview, *, header_length: int | None = None) -> tuple[int | None, int]:
-    """The request's parameters `timeout` (microseconds; None: it has none) and `priority` (a level, 0: it has none).
+def read_wishes(body: bytes | memoryview, *, header_length: int | None = None) -> tuple[int | None, int, str | None]:
+    """The request's parameters `timeout` (microseconds; None: it has none), `priority` (a level, 0: it has none) and `KEY`.
 
-    Its tensors are passed over. Raises `MalformedRequest` for values that are no such numbers; what else is wrong with the
+    Its tensors are passed over. Raises `MalformedRequest` for values of another kind; what else is wrong with the
     request, `decode_request` tells.
     """
     head = bytes(body if header_length is None else body[:header_length])
-    if b'"timeout"' not in head and b'"priority"' not in head:
-        return None, 0
+    if not any(each in head for each in _WISHED):
+        return None, 0, None
     try:
         wished = _WISHES.decode(head).parameters
     except msgspec.ValidationError as error:
         raise MalformedRequest(f"The request's parameters: {error}.") from error
     except _UNREADABLE:
-        return None, 0
-    return wished.timeout, wished.priority
+        return None, 0, None
+    return wished.timeout, wished.priority, wished.edgeward_key
 
 
 def decode_request(body: bytes | memoryview, *, header_length: int | None = None) -> InferRequest:

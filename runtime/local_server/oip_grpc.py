@@ -47,13 +47,10 @@ _HELD: Final[dict[str, str]] = {"int_contents": "int32", "uint_contents": "uint3
 _ID_LENGTH: Final = 1024
 
 
-def read_wishes(message: Message) -> tuple[int | None, int]:
-    """The request's parameters `timeout` (microseconds; None: it has none) and `priority` (a level, 0: it has none).
-
-    Raises `MalformedRequest` for values that are no such numbers.
-    """
+def read_wishes(message: Message) -> tuple[int | None, int, str | None]:
+    """As `oip.read_wishes`. Raises `MalformedRequest` for values of another kind."""
     timeout, level = _whole_number(message, "timeout"), _whole_number(message, "priority")
-    return timeout, level or 0
+    return timeout, level or 0, _text(message, oip.KEY)
 
 
 def decode_request(message: Message) -> oip.InferRequest:
@@ -98,6 +95,15 @@ def _whole_number(message: Message, name: str) -> int | None:
     if value < 0:
         raise MalformedRequest(f"The request's parameter {name} is no whole number from 0.")
     return int(value)
+
+
+def _text(message: Message, name: str) -> str | None:
+    if name not in message.parameters:
+        return None
+    parameter = message.parameters[name]
+    if parameter.WhichOneof("parameter_choice") != "string_param":
+        raise MalformedRequest(f"The request's parameter {name} is no string.")
+    return str(parameter.string_param)
 
 
 def _head(index: int, given: Message) -> oip.TensorHead:
