@@ -99,6 +99,7 @@ def parity_report(
     *,
     source: str,
     data: str,
+    tools: dict[str, str],
     slower: Mapping[str, bool],
     given: int,
     lossless: str,
@@ -128,6 +129,7 @@ def parity_report(
         left_out=[(trial.recipe.name, trial.fault) for trial in left_out if not quiet(trial, settings)],
         metric="" if reference.metric is None or reference.metric.against_float else reference.metric.name,
         int8_shipped=any(by_name[name].recipe.precision != FLOAT.precision for name in choice.order),
+        constant=all(bool((values == values[:1]).all()) for values in reference.held_out.values()),
     )
     return ParityReport(
         model=settings.model,
@@ -147,7 +149,7 @@ def parity_report(
         seed=settings.seed,
         source=source,
         data=data,
-        tools=tools([trial.recipe for trial in trials]),
+        tools=tools,
         lossless=lossless,
         trained=trained,
         notes=notes,

@@ -361,7 +361,7 @@ class _Conversion:
         report = assembly.parity_report(
             settings, reference, trials, choice,
             source=self._source.digest, data=data, slower={each.name: each.slower for each in rivals if each.name in ratios},
-            given=len(self._source.content()), lossless=measured.lossless,
+            tools=(tools := self._tools(trials)), given=len(self._source.content()), lossless=measured.lossless,
             trained=measured.trained, notes=measured.notes, layers=measured.layers,
         )  # fmt: skip
         contents = {
@@ -380,7 +380,7 @@ class _Conversion:
             files,
             inputs=model.inputs,
             outputs=model.outputs,
-            lineage=Lineage(source=self._source.digest, data=data, tools=self._tools(), seed=settings.seed),
+            lineage=Lineage(source=self._source.digest, data=data, tools=tools, seed=settings.seed),
         )
         pages = {
             PAGE_FILE: render(report, timing, _pictures(report, reference)).encode(),
@@ -390,8 +390,9 @@ class _Conversion:
         self._progress("done", 1.0)
         return bundle
 
-    def _tools(self) -> dict[str, str]:
-        return {**assembly.tools(self._settings.recipes), **self._source.tools}
+    def _tools(self, trials: Sequence[Trial]) -> dict[str, str]:
+        """All that shaped the bytes: readers, quantizers, and what trained."""
+        return {**assembly.tools([trial.recipe for trial in trials]), **self._source.tools}
 
     def _profile(self, reference: Reference, trials: Sequence[Trial], choice: Choice) -> bytes:
         first = _in_order(trials, choice)[0]

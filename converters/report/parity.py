@@ -239,6 +239,8 @@ class Finding(msgspec.Struct, frozen=True):
     int8_shipped: bool
     metric: str = ""
     """What else the samples were judged by; empty: accuracy, or nearness to float."""
+    constant: bool = False
+    """Whether the float model answers the same to every held-out sample."""
 
 
 def warnings_about(finding: Finding) -> tuple[str, ...]:
@@ -249,6 +251,11 @@ def warnings_about(finding: Finding) -> tuple[str, ...]:
         found.append(
             f"The float model itself is right on only {accuracy:.1%} of the held-out samples (always answering the most common "
             f"label: {majority:.1%}). It is probably broken, or the labels do not belong to it."
+        )
+    if finding.constant:
+        found.append(
+            f"The float model answers the same to all {finding.held_out} held-out samples, so that holding variants against it "
+            "says little. The samples are all alike, or the model does not look at them."
         )
     if not finding.int8_shipped:
         found.append("No int8 variant stayed within the budget: the bundle carries float only.")

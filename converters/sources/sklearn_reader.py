@@ -62,8 +62,8 @@ def _skops(path: Path, *, trusted: bool) -> Any:  # noqa: ANN401
         raise SourceRejected(f"{path} is no whole skops file: {_first(error)} Save it again with skops.io.dump.") from error
     if unknown and not trusted:
         raise SourceRejected(
-            f"{path} holds types that are not scikit-learn's own: {', '.join(sorted(unknown)[:5])}. They can run code; if you "
-            "know who made it, add --trust-pickle."
+            f"{path} holds types that skops does not vouch for: {', '.join(sorted(unknown)[:5])}. They may run code when "
+            "they are loaded; if you know who made it, add --trust-pickle."
         )
     try:
         return io.load(path, trusted=[*unknown, *_HARMLESS])

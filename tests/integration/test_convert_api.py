@@ -106,7 +106,14 @@ def test_a_fitted_estimator_is_a_source(tmp_path: Path) -> None:
     bundle = convert(estimator, {"pixels": pixels[200:], "label": label[200:]}, tmp_path / "out")
     assert bundle.manifest.variants[0].name == "float32"
     assert bundle.manifest.lineage.tools["scikit-learn"]
+    assert converters.read_report(bundle).tools == bundle.manifest.lineage.tools
     assert [spec.name for spec in bundle.manifest.outputs] == ["probabilities"]
+
+
+def test_samples_that_are_all_alike_are_told_to_say_little(classifier: Path, tmp_path: Path) -> None:
+    alike = np.repeat(models.samples(1)[0], 100, axis=0)
+    bundle = convert(classifier, {"pixels": alike}, tmp_path / "out")
+    assert any("answers the same to all" in warning for warning in converters.read_report(bundle).warnings)
 
 
 def test_an_object_that_is_no_model_is_named(tmp_path: Path) -> None:

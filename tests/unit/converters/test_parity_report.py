@@ -62,6 +62,7 @@ def test_good_news_needs_no_warning() -> None:
         ({"left_out": [("int8-static", "loses 3 points")]}, "int8-static was left out: it loses 3 points."),
         ({"float_accuracy": None, "majority": None}, "accuracy is unknown"),
         ({"held_out": 50}, "more than the budget"),
+        ({"constant": True}, "answers the same to all"),
     ],
 )
 def test_each_kind_of_bad_news_is_said(change: dict[str, object], match: str) -> None:
