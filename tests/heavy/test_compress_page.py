@@ -34,5 +34,6 @@ def test_the_pages_example_makes_a_bundle_with_a_smaller_model_first(tmp_path: P
     assert {"pruned-50-int8-weights", "qat-int8-static", "int8-weights", "float32"} <= {
         each.name for each in bundle.manifest.variants
     }
+    assert {"torch", "torch-pruning", "torchao"} <= set(bundle.manifest.lineage.tools)
     sizes = {each.name: each.file.size for each in bundle.manifest.variants}
     assert sizes["pruned-50-int8-weights"] < 0.1 * sizes["float32"]
