@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -80,6 +82,19 @@ def progress(description: str, *, total: float | None = 1.0) -> Iterator[Callabl
         yield lambda text, done: bars.update(
             task, description=f"{description}: {text}" if text else description, completed=done
         )
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """While the block runs, SIGTERM is as Ctrl-C is: what runs cleans up behind itself. On the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def in_bytes(count: float) -> str:

@@ -12,7 +12,7 @@ from converters.report.parity import AccuracyReport, ParityReport, ScoreReport, 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --bad: #b3261e; --good: #1f7a3a; --bar: #3b6fd4; }
 @media (prefers-color-scheme: dark) { :root { --bad: #ff8a80; --good: #7ddc9b; --bar: #7aa5ff; } }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 80rem; padding: 1rem; } p { max-width: 60rem; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 2rem; } p.sub { margin-top: 0; opacity: .75; }
 ul.bad { border-left: 4px solid var(--bad); list-style: none; margin: 1rem 0; padding: .5rem 1rem; }
 ul.bad li::before { color: var(--bad); content: "⚠ "; font-weight: bold; }
@@ -99,8 +99,8 @@ def _interval(at: int, variant: VariantReport, accuracy: AccuracyReport, low: fl
 
 def _table(report: ParityReport, timing: Timing | None) -> str:
     heads = (
-        "Variant", "Ships", "Accuracy", "Against float", "Changed answers", "Agreement", "SQNR", "On AVX2 without VNNI",
-        "Size", "Latency",
+        "Variant", "Ships", "Accuracy", "Against float", "Size", "Latency", "Changed answers", "Agreement", "SQNR",
+        "On AVX2 without VNNI",
     )  # fmt: skip
     rows = "".join(_row(variant, timing) for variant in report.variants)
     head = "".join(f"<th>{head}</th>" for head in heads)
@@ -115,12 +115,12 @@ def _row(variant: VariantReport, timing: Timing | None) -> str:
         ships,
         "–" if accuracy is None else f"{accuracy.value:.4f}",
         "–" if accuracy is None else _change(accuracy),
+        _size(variant),
+        _latency(variant, timing),
         "–" if accuracy is None else f"{accuracy.newly_wrong} wrong, {accuracy.newly_right} right",
         _agreement(variant),
         "–" if variant.sqnr_db is None else f"{variant.sqnr_db:.1f} dB",
         _saturation(variant),
-        _size(variant),
-        _latency(variant, timing),
     ]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 

@@ -152,7 +152,7 @@ def command(
         prune=prune, sparse=sparse, nm=nm, distil=distil, student_state=student_state, qat=qat, epochs=epochs,
         learning_rate=learning_rate, batch=batch,
     )  # fmt: skip
-    with terminal.progress(f"Compressing {source}") as progress:
+    with terminal.stoppable(), terminal.progress(f"Compressing {source}") as progress:
         bundle = compress(
             source,
             data,

@@ -108,8 +108,8 @@ def command(
 ) -> None:
     """Compress MODEL into a bundle: an ONNX file, or a Keras, SavedModel, PyTorch, scikit-learn or TFLite model.
 
-    The bundle holds the float model, a static int8 and a weight-only int8 variant where they stay within the accuracy budget,
-    golden samples for the devices' gate, a reference profile, and a parity report (open parity.html).
+    The bundle holds the float model, static int8 and weight-only int8 variants for ONNX Runtime and LiteRT where they stay within
+    the accuracy budget, golden samples for the devices' gate, a reference profile, and a parity report (open parity.html).
 
     --data must hold samples that the model was not trained with: an .npz with an array named as each input and `label` where
     known; or, with --processing, a directory of pictures, in directories named after their classes. They are dealt into
@@ -126,7 +126,7 @@ def command(
       edgeward convert training.net:build --state net.pt --data digits.npz --name digits --version 1.4.0 --out digits-1.4.0
       edgeward convert roses.onnx --data pictures --processing roses.toml --name roses --version 1.0.0 --out roses-1.0.0
     """
-    with terminal.progress(f"Converting {source}") as progress:
+    with terminal.stoppable(), terminal.progress(f"Converting {source}") as progress:
         bundle = converters.convert(
             source,
             data,
