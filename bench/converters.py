@@ -13,6 +13,7 @@ time, through `runtime` for all alike.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -206,13 +207,23 @@ def _dynamic(case: Case, _count: int, path: Path) -> None:
 
 
 def _edge_quantizer(kind: str, case: Case, count: int, path: Path) -> None:
-    """ai-edge-quantizer's own recipe and calibration, on the float file that our emitter makes: it reads no ONNX."""
+    """ai-edge-quantizer's own recipe and calibration, on the float file that our emitter makes: it reads no ONNX.
+
+    Inputs and outputs stay float, as everybody's do here.
+    """
     batches = [case.take(at, at + 1) for at in range(min(count, _LITERT_SAMPLES))]
     content = emit(prepare(onnx.load_model(str(case.model))))
-    recipe, quantizer = (importlib.import_module(f"ai_edge_quantizer.{name}") for name in ("recipe", "quantizer"))
-    peer = quantizer.Quantizer(bytearray(content), getattr(recipe, kind)())
+    recipe, quantizer, manager, types = (
+        importlib.import_module(f"ai_edge_quantizer.{name}") for name in ("recipe", "quantizer", "recipe_manager", "qtyping")
+    )
+    made = manager.RecipeManager()
+    made.load_quantization_recipe(getattr(recipe, kind)())
+    for end in ("INPUT", "OUTPUT") if kind.startswith("static") else ():
+        made.add_quantization_config(".*", types.TFLOperationName(end), algorithm_key="no_quantize")
+    peer = quantizer.Quantizer(bytearray(content), made.get_quantization_recipe())
     statistics = peer.calibrate({SIGNATURE: batches}) if peer.need_calibration else None
-    path.write_bytes(bytes(peer.quantize(statistics).quantized_model))
+    with contextlib.redirect_stdout(sys.stderr):  # it tells of sizes there
+        path.write_bytes(bytes(peer.quantize(statistics).quantized_model))
 
 
 _LITERT: dict[str, Callable[[Case, int, Path], None]] = {

@@ -108,7 +108,10 @@ def test_nothing_is_searched_where_the_plain_recipe_fits(stage: tuple[Source, Mo
     quantizer = Quantizer(source, batches=lambda: reference.parts.calibration.batches(64))
     plain = dataclasses.replace(trial_of(StaticRecipe(), stage, tmp_path, "any"), fault="")
     hunt = Search(settings_of(tmp_path, None), source, model, reference, tmp_path, lambda *_: None)
-    assert improve([plain], quantizer, hunt, None) == ([plain], [])
+    (kept,), tried = improve([plain], quantizer, hunt, None)
+    assert dataclasses.replace(kept, noise=()) == plain
+    assert kept.noise
+    assert tried == []
 
 
 def test_a_stopped_search_goes_on(stage: tuple[Source, Model, Reference], tmp_path: Path) -> None:
