@@ -11,7 +11,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from numpy.typing import NDArray
 
@@ -19,6 +19,9 @@ from fleet_protocol import limits
 from fleet_protocol.manifest import Format
 from fleet_protocol.tensors import TensorSpec
 from runtime.errors import ModelRejected
+
+MOST_THREADS: Final = 1024
+"""Of one run: an engine that is asked for a million tries to start them, and ends the process."""
 
 Array = NDArray[Any]
 
@@ -88,11 +91,12 @@ def open_engine(
 ) -> Engine:
     """Open the file with the engine that its content needs. Raises `ModelRejected`.
 
-    `threads` bounds the threads of one run; None leaves it to the engine. `provider` is for ONNX (`runtime.engines.providers`),
-    `delegate`, the path of a library, for TFLite.
+    `threads` bounds the threads of one run (1 to `MOST_THREADS`); None leaves it to the engine. `provider` is for ONNX
+    (`runtime.engines.providers`), `delegate`, the path of a library, for TFLite.
     """
-    if threads is not None and threads < 1:
-        raise ModelRejected(f"threads = {threads} cannot run anything. Give 1 or more, or none to let the engine choose.")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        wanted = f"Give 1 to {MOST_THREADS}, or none to let the engine choose"
+        raise ModelRejected(f"threads = {threads} cannot run anything. {wanted}.")
     if format_of(path) == "tflite":
         if provider not in (None, "cpu", "auto"):
             raise ModelRejected(f"{path} is a TFLite model, which takes a delegate and no provider {provider!r}.")

@@ -113,7 +113,8 @@ def explain(
 
 
 def _sample(spec: TensorSpec, inputs: Mapping[str, Array]) -> Array:
-    array = inputs.get(spec.name)
+    given = inputs.get(spec.name)
+    array = None if given is None else np.asarray(given)
     if array is None or array.dtype.kind not in "fiu" or not array.ndim or len(array) != 1:
         came = "nothing" if array is None else f"{array.dtype.name}{list(array.shape)}"
         raise InvalidInput(f"An explanation wants one sample of numbers for {spec.describe()}; it got {came}.")
@@ -209,6 +210,8 @@ class _Answers:
         if not 0 <= self.target < len(row):
             raise InvalidInput(f"{self.output} has {len(row)} scores; there is no {self.target} to explain.")
         self.score = float(row[self.target])
+        if not math.isfinite(self.score):
+            raise InvalidInput(f"{self.output} of {self.target} is {self.score}, which rests on nothing. Give another input.")
 
     def scores(self, name: str, samples: Array) -> list[float]:
         """The score of each sample in place of input `name`."""

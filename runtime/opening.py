@@ -19,7 +19,7 @@ from runtime.sources import Source
 
 
 def load(
-    path: Path,
+    path: Path | str,
     *,
     variant: str | None = None,
     cache: Path | None = None,
@@ -43,6 +43,7 @@ def load(
     options, wants no advice, and `cache` is not looked at. Raises `ModelRejected`, and its `EngineUnavailable` where no
     engine, or not that provider or delegate, works here.
     """
+    path = Path(path)
     advised = cache if provider is None and delegate is None and not session_options else None
     if (path / MANIFEST_FILE).is_file():
         if session_options or processing is not None or labels:

@@ -47,9 +47,10 @@ class Session:
         """The only output, or all by name where there are several.
 
         `inputs` is an array or nested lists for the only input, or a mapping of them by input name; lists become arrays of the
-        input's type. Raises `InvalidInput` or `InferenceFailed`.
+        input's type. Where pictures are taken, an encoded one as `bytes`, or a list of them, does too. Raises
+        `InvalidInput` or `InferenceFailed`.
         """
-        return self._sole(self(self._named(inputs)))
+        return self._sole(self(_pictures_in_batches(self._named(inputs))))
 
     async def infer_async(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """As the call, without blocking the event loop.
@@ -66,7 +67,7 @@ class Session:
 
     async def predict_async(self, inputs: Values) -> Array | dict[str, Array]:
         """As `predict`, without blocking the event loop."""
-        return self._sole(await self.infer_async(self._named(inputs)))
+        return self._sole(await self.infer_async(_pictures_in_batches(self._named(inputs))))
 
     def predict_batches(self, samples: Iterable[Values], *, batch: int | None = None) -> Iterator[Array | dict[str, Array]]:
         """For each sample what `predict` would give, in order, without the batch axis; asked in batches.
@@ -137,13 +138,20 @@ class _Pace:
 
 
 def _as_array(value: Values, spec: TensorSpec | None) -> Array:
-    """Lists as an array of the input's type; an array as it is, for the model to judge."""
+    """Lists as an array of the input's type; an array, or pictures, as they are, for the model to judge."""
     if isinstance(value, np.ndarray) or spec is None:
         return np.asarray(value)
+    if isinstance(value, bytes) or (isinstance(value, list) and value and all(isinstance(each, bytes) for each in value)):
+        return np.asarray(value, object)
     try:
         return np.asarray(value, np.dtype(NUMPY_NAMES[spec.datatype]))
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidInput(f"Input {spec.name} cannot be made of this: {error}; wanted {spec.describe()}.") from error
+
+
+def _pictures_in_batches(inputs: dict[str, Array]) -> dict[str, Array]:
+    """One picture alone is a batch of one."""
+    return {name: array.reshape(1) if array.dtype == object and not array.ndim else array for name, array in inputs.items()}
 
 
 def _stacked(name: str, samples: list[dict[str, Array]]) -> Array:

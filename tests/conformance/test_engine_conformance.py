@@ -217,6 +217,7 @@ def test_the_threads_of_a_run_can_be_bounded(family: Family, tmp_path: Path, thr
     assert model({"pixels": models.samples(1)[0]})["scores"].shape == (1, 10)
 
 
-def test_no_thread_at_all_is_refused(family: Family, tmp_path: Path) -> None:
-    with pytest.raises(ModelRejected, match="threads = 0"):
-        family.load(family.classifier(tmp_path / "blob"), threads=0)
+@pytest.mark.parametrize("threads", [0, 1_000_000])
+def test_no_thread_at_all_is_refused_and_so_many_that_the_process_dies(family: Family, tmp_path: Path, threads: int) -> None:
+    with pytest.raises(ModelRejected, match=f"threads = {threads} cannot"):
+        family.load(family.classifier(tmp_path / "blob"), threads=threads)

@@ -71,6 +71,10 @@ def test_a_model_takes_pictures_in_place_of_its_tensor(source: Source) -> None:
     np.testing.assert_array_equal(model({"pixels": encoded})["probabilities"], model({"pixels": pixels})["probabilities"])
     texts = np.array([base64.b64encode(each).decode() for each in encoded], object)
     np.testing.assert_array_equal(model({"pixels": texts})["probabilities"], model({"pixels": pixels})["probabilities"])
+    several = model.predict(list(encoded))
+    np.testing.assert_array_equal(several, model.predict(pixels))
+    np.testing.assert_array_equal(model.predict(encoded[0]), several[:1])  # type: ignore[index]  # its only output
+    np.testing.assert_array_equal(list(model.predict_batches(list(encoded), batch=5)), several)
     assert model.processor is not None
     prepared = model.processor.prepare(list(encoded))
     results = model.processor.results(model(prepared.inputs), prepared.placements)
@@ -86,6 +90,8 @@ def test_without_processing_bytes_are_refused_as_before() -> None:
     model = Source(pictures.MODEL, find(pictures.MODEL).identity).load()
     with pytest.raises(InvalidInput, match="pixels is BYTES; wanted pixels: FP32"):
         model({"pixels": np.array([b"\x89PNG"], object)})
+    with pytest.raises(InvalidInput, match="pixels is BYTES; wanted pixels: FP32"):
+        model.predict(b"\x89PNG")
     model.close()
 
 

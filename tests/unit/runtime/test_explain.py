@@ -85,6 +85,7 @@ def test_a_model_without_batches_is_asked_one_by_one() -> None:
         ({"runs": 1}, np.ones((1, 1, 8, 8), np.float32), "of 1 runs"),
         ({}, np.ones((2, 1, 8, 8), np.float32), "wants one sample"),
         ({}, np.array([["a"]], object), "wants one sample"),
+        ({}, np.full((1, 1, 8, 8), np.nan, np.float32), "y of 0 is nan"),
         ({"target": 7}, np.ones((1, 1, 8, 8), np.float32), "there is no 7"),
         ({"order": "NF"}, np.ones((1, 1, 8, 8), np.float32), "does not lie as NF"),
         ({"order": "NF", "frame": (5, 5)}, np.ones((1, 1, 8, 8), np.float32), r"NF of \(5, 5\)"),

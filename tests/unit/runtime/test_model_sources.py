@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import runtime
 from fleet_protocol import digests, manifest
 from fleet_protocol.states import Running
 from fleet_protocol.tensors import TensorSpec
@@ -68,6 +69,11 @@ def test_a_bundle_gives_the_variant_that_its_publisher_prefers(bundle: Path) -> 
     assert found.identity.manifest == digests.digest_of((bundle / "manifest.json").read_bytes())
     assert (found.labels, dict(found.session_options)) == (("zero", "one"), {"graph_optimization_level": "basic"})
     model = found.load(threads=1)
+    assert model({"pixels": models.samples(1)[0]})["scores"].shape == (1, 10)
+
+
+def test_a_path_may_be_a_text(tmp_path: Path) -> None:
+    model = runtime.load(str(models.linear_classifier(tmp_path / "digits.onnx")), threads=1)
     assert model({"pixels": models.samples(1)[0]})["scores"].shape == (1, 10)
 
 

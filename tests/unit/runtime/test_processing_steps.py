@@ -36,7 +36,9 @@ from fleet_protocol.processing import (
 from fleet_protocol.tensors import DataType, TensorSpec
 from runtime.errors import InferenceFailed, InvalidInput, ModelRejected
 from runtime.processing import Classes, Detections, Processor
+from runtime.processing.boxes import find
 from runtime.processing.decoding import PIXELS, decode
+from runtime.processing.placing import Placement
 from tests.unit.runtime.test_processing_golden import encoded, picture
 
 
@@ -105,6 +107,16 @@ def test_a_letterbox_keeps_the_proportions_and_boxes_find_back() -> None:
     assert isinstance(things, Detections)
     assert things.boxes == [[20.0, 10.0, 40.0, 30.0], [0.0, 0.0, 100.0, 100.0]]  # the second was cut off at the picture's edge
     assert things.labels == ["dog", "cat"]
+
+
+def test_boxes_find_back_through_a_resize_after_a_crop() -> None:
+    lies = Placement(100, 200, (100, 200)).moved(50, 100, -25, -50).scaled(100, 100)
+    assert lies.back(np.array([[0, 0, 100, 100]], np.float32)).tolist() == [[50, 25, 150, 75]]
+
+
+def test_a_box_of_just_the_least_score_is_found_and_one_below_is_not() -> None:
+    rows = np.array([[0, 0, 1, 1, 0.5], [5, 5, 6, 6, 0.499]], np.float32)
+    assert find(Boxes(form="xyxy", min_score=0.5), rows, None, (10, 10)).boxes.tolist() == [[0, 0, 1, 1]]
 
 
 def test_boxes_find_back_through_a_resize_and_a_crop() -> None:
@@ -197,6 +209,7 @@ def test_bytes_that_are_no_good_picture_are_refused_with_their_reason(content: b
         (np.zeros((4, 4, 3), np.float32), "is float32"),
         (np.zeros((4,), np.uint8), "wanted uint8"),
         (np.zeros((4, 4, 4), np.uint8), "has 4 channels"),
+        (np.broadcast_to(np.uint8(0), (8_001, 8_001)), "8001 × 8001 pixels; at most"),
         (np.zeros((0, 4, 3), np.uint8), "wanted uint8"),
     ],
 )

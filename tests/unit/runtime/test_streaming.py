@@ -18,7 +18,7 @@ from runtime.engine import Array
 from runtime.errors import StreamBroken
 from runtime.sources import find
 from runtime.streaming import Answered, Counts, Item, Line, Policy, Stream
-from runtime.streaming.directory import DirectoryItems, Seen
+from runtime.streaming.directory import DirectoryItems, Mark, Seen
 from runtime.streaming.lines import LineItems
 from runtime.streaming.results import CalledResults, FileResults, StreamResults
 from tests.support import models
@@ -156,6 +156,18 @@ def test_what_cannot_wait_is_dropped_as_it_comes_and_counted(running: Any) -> No
 def test_a_result_that_is_not_taken_is_counted(running: Any) -> None:
     source = Given([Item("a", GOOD), Item("b", GOOD)])
     assert streamed(running, source, lambda answered: answered.item == "b").unwritten == 1
+
+
+def test_a_result_that_is_not_taken_since_the_stream_stops_leaves_its_item_for_the_next_start(running: Any) -> None:
+    host, name, model = running
+    source, stop = Given([Item("a", GOOD)]), threading.Event()
+
+    def stopped(_answered: Answered) -> bool:
+        stop.set()
+        return False
+
+    counts = Stream(host, name, model, source, CalledResults(stopped)).run(stop)
+    assert (counts, source.settled) == (Counts(answered=1), [])
 
 
 def test_a_source_that_breaks_ends_the_stream_with_its_reason_after_what_came(running: Any) -> None:
@@ -306,6 +318,18 @@ def test_a_memory_that_was_cut_short_forgets_only_its_last_line(inbox: Path, tmp
         until(lambda: again.names == [watched.names[-1]], "the files")
 
 
+def test_files_that_are_gone_are_forgotten_when_they_are_most_of_what_is_remembered(tmp_path: Path) -> None:
+    mark = Mark(1, 1)
+    (tmp_path / "seen").write_text("".join(json.dumps({"name": str(at), "mark": [1, 1]}) + "\n" for at in range(1003)))
+    seen = Seen(tmp_path / "seen")
+    seen.forget_others({"0", "1"})
+    assert seen.has("1002", mark)
+    seen.forget_others({"0"})
+    again = Seen(tmp_path / "seen")
+    assert (again.has("0", mark), again.has("1", mark), again.has("1002", mark)) == (True, False, False)
+    assert (tmp_path / "seen").read_bytes().count(b"\n") == 1
+
+
 def test_a_directory_that_goes_ends_the_source_and_one_that_is_not_there_is_refused(inbox: Path, tmp_path: Path) -> None:
     items = DirectoryItems(inbox, Seen(tmp_path / "seen"), look_every_s=LOOK_S)
     inbox.rmdir()
@@ -341,9 +365,11 @@ def test_lines_come_with_their_numbers_and_the_last_one_needs_no_end() -> None:
 
 
 def test_a_line_that_is_too_long_is_not_kept_and_the_next_one_comes() -> None:
-    [(first, content), second] = lines_of(b"x" * 200_000 + b"\nb\n", limit=1000)
-    assert (first, second) == ("line 1", ("line 2", b"b"))
-    assert content == b"<the line is too long>"
+    for size in (1001, 200_000):  # it comes in one piece, or in several
+        [(first, content), second] = lines_of(b"x" * size + b"\nb\n", limit=1000)
+        assert (first, second) == ("line 1", ("line 2", b"b"))
+        assert content == b"<the line is too long>"
+    assert lines_of(b"x" * 1000 + b"\n", limit=1000) == [("line 1", b"x" * 1000)]
 
 
 def test_results_in_a_file_go_on_after_a_line_that_a_crash_cut_short(tmp_path: Path) -> None:
