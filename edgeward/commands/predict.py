@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from runtime.explain import RUNS, Explanation
 from runtime.heat_map import draw, png
 from runtime.processing import Prepared
 from runtime.processing.decoding import decode
-from runtime.sources import Source, find
+from runtime.sources import Source
+from runtime.tuning.advice import AS_PUBLISHED
 
 _TENSORS = (".npy", ".npz", ".json")
 
@@ -39,6 +39,7 @@ _TENSORS = (".npy", ".npz", ".json")
 @click.option("--target", type=click.IntRange(min=0), help="Score to explain, by its number.  [default: the highest]")
 @click.option("--runs", type=click.IntRange(2, 100_000), default=RUNS, show_default=True, help="Inferences that it may take.")
 @placement.options
+@placement.tuned_options
 @terminal.json_option
 def command(
     *,
@@ -52,13 +53,16 @@ def command(
     runs: int,
     provider: str | None,
     delegate: Path | None,
+    tuned: bool,
+    cache: Path | None,
     as_json: bool,
 ) -> None:
     """Run pictures or tensors through a bundle's variant, or an .onnx or .tflite file, and show the answer.
 
     INPUT is one or more pictures, where the bundle (or --processing) says what becomes of them; or one file of tensors:
     .npz with an array for each input, .npy for the only one, or .json: nested lists, an object of them by input name, or a
-    request of the Open Inference Protocol. A missing batch axis is added.
+    request of the Open Inference Protocol. A missing batch axis is added. Where `edgeward tune` has found how the model runs
+    best on this device, it runs so.
 
     \b
     Examples:
@@ -71,10 +75,11 @@ def command(
     if target is not None and explain_file is None:
         raise click.UsageError("--target is what --explain explains; give a file with --explain.")
     given = [*files, *([input_file] if input_file else [])]
-    source = dataclasses.replace(find(model, variant=variant), provider=provider, delegate=delegate)
+    advice = placement.advice(model, variant=variant, tuned=tuned, cache=cache, provider=provider, delegate=delegate)
     if processing is not None:
-        source = dataclasses.replace(source, processing=read_processing(processing))
-    opened = source.load()
+        advice = advice.processed(read_processing(processing))
+    source = advice.source
+    opened, way = advice.load()
     host = ModelHost()
     host.activate(source.identity, opened, source.labels)
     try:
@@ -87,10 +92,12 @@ def command(
     if explain_file is not None and explained is not None:
         _write(explain_file, explained, given[0], prepared)
     if as_json:
-        document = answers.document(source, opened, answer, results)
+        document = answers.document(source, opened, answer, results) | {"way": way}
         terminal.print_json({**document, "explanation": _numbers(explained)} if explained else document)
         return
     answers.show(source, opened, answer, results)
+    if way != AS_PUBLISHED:
+        terminal.err.print(f"It runs {way}", markup=False, soft_wrap=True)
     if explain_file is not None and explained is not None:
         _say(explain_file, source, explained)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fleet_protocol.digests import digest_of
+from fleet_protocol.processing import Processing
 from runtime import sources
 from runtime.device_facts import usable_cores
 from runtime.engines.providers import CPU
@@ -64,6 +65,11 @@ class Advice:
     plain: Source
     why: str
     typical_s: float | None = None
+
+    def processed(self, processing: Processing) -> Advice:
+        """The same with other processing than the manifest's."""
+        source, plain = (replace(each, processing=processing) for each in (self.source, self.plain))
+        return replace(self, source=source, plain=plain)
 
     def load(self, *, threads: int | None = None) -> tuple[Model, str]:
         """The model, and how it was opened, for people. Raises `ModelRejected` when it opens in no way."""

@@ -95,3 +95,33 @@ def test_the_agent_command_does_not_import_the_converters() -> None:
     script = "import sys; import edgeward.commands.agent, device_agent.daemon; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
     assert {name.split(".")[0] for name in loaded} & {"converters", "model_registry", "fleet_telemetry", "sqlalchemy"} == set()
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The modules that are loaded after it, in a process of its own."""
+    script = f"import sys; {statement}; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split())
+
+
+def test_serving_a_model_imports_nothing_that_only_some_need() -> None:
+    """Each of these costs 10 to 80 ms of the way to the first answer; onnxruntime or LiteRT comes with the model."""
+    loaded = loaded_by("import edgeward.cli, edgeward.commands.serve")
+    assert {"uvicorn", "runtime.local_server.server"} <= loaded
+    others = {"rich", "psutil", "tomllib", "zipfile", "importlib.metadata", "onnxruntime", "ai_edge_litert", "grpc", "google"}
+    ours = {
+        "runtime.gate",
+        "runtime.golden",
+        "runtime.explain",
+        "runtime.hosting.isolated",
+        "runtime.hosting.weighing_child",
+        "runtime.local_server.grpc_app",
+        "runtime.shadowing.shadow",
+        "runtime.tuning.measurement",
+        "runtime.tuning.prepared",
+    }
+    assert loaded & (others | ours) == set()
+
+
+def test_running_models_in_a_program_imports_no_server_and_no_engine() -> None:
+    loaded = {name.split(".")[0] for name in loaded_by("import runtime")}
+    assert loaded & {"uvicorn", "asyncio", "onnxruntime", "ai_edge_litert", "psutil", "rich", "click"} == set()
