@@ -109,7 +109,8 @@ def command(
     """Compress MODEL into a bundle: an ONNX file, or a Keras, SavedModel, PyTorch, scikit-learn or TFLite model.
 
     The bundle holds the float model, static int8 and weight-only int8 variants for ONNX Runtime and LiteRT where they stay
-    within the accuracy budget, golden samples for the devices' gate, a reference profile, and a parity report (open parity.html).
+    within the accuracy budget, golden samples for the devices' gate, a reference profile, and a parity report (open
+    parity.html).
 
     --data must hold samples that the model was not trained with: an .npz with an array named as each input and `label` where
     known; or, with --processing, a directory of pictures, in directories named after their classes. They are dealt into
