@@ -6,7 +6,7 @@ samples; where the label is a single number, it is one sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -23,9 +23,11 @@ _WAY: Final = "Give a mapping of arrays by input name, one array, or a pair of e
 
 def spool(items: Iterable[object], directory: Path) -> dict[str, Array]:
     """All items' arrays, joined, as files in `directory` that are read where they are needed. Raises `DataRejected`."""
+    if isinstance(items, str):
+        raise DataRejected(f"The data is the text {items[:100]!r}. For a file or a directory give pathlib.Path of it.")
     columns: dict[str, _Column] = {}
     try:
-        for at, item in enumerate(items):
+        for at, item in enumerate(_walked(items)):
             arrays = _arrays(item, at)
             if at == 0:
                 columns = {name: _Column(directory / f"{column}.samples") for column, name in enumerate(arrays)}
@@ -39,6 +41,14 @@ def spool(items: Iterable[object], directory: Path) -> dict[str, Array]:
     if not columns:
         raise DataRejected("The data is empty: its iterable gave nothing. A generator can be walked once only.")
     return {name: column.array() for name, column in columns.items()}
+
+
+def _walked(items: Iterable[object]) -> Iterator[object]:
+    """The items. What they cannot read is told apart from what cannot be written here."""
+    try:
+        yield from items
+    except OSError as error:
+        raise DataRejected(f"The data breaks off: its iterable raised {type(error).__name__}: {error}.") from error
 
 
 class _Column:

@@ -70,3 +70,17 @@ def test_many_samples_taken_from_disk_stay_on_disk(tmp_path: Path) -> None:
 def test_what_does_not_fit_together_is_told(items: list[Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(DataRejected, match=said):
         spool(items, tmp_path)
+
+
+def test_a_file_that_the_iterable_cannot_read_is_told_from_a_full_disk(tmp_path: Path) -> None:
+    def shards() -> Iterator[object]:
+        yield np.zeros((2, 3), np.float32)
+        yield (tmp_path / "shard-2.npy").read_bytes()
+
+    with pytest.raises(DataRejected, match=r"breaks off: its iterable raised FileNotFoundError: .*shard-2\.npy"):
+        spool(shards(), tmp_path)
+
+
+def test_a_path_as_text_is_told_to_be_a_path(tmp_path: Path) -> None:
+    with pytest.raises(DataRejected, match=r"give pathlib\.Path"):
+        spool("data.npz", tmp_path)
