@@ -181,9 +181,7 @@ def test_where_nobody_asked_a_lacking_operator_costs_one_quiet_note(tmp_path: Pa
     assert not [each.name for each in report.variants if "tflite" in each.name]
     assert not [each for each in report.warnings if "tflite" in each.lower()]
     assert len(report.notes) == 1
-    assert (
-        "No variants for LiteRT: tflite-int8 cannot be made: TFLite variants have no form for Sinh" in report.notes[0]
-    )
+    assert "No variants for LiteRT: tflite-int8 cannot be made: TFLite variants have no form for Sinh" in report.notes[0]
     assert report.notes[0] in "\n".join(explanation(report, None))
     assert "Sinh &#x27;odd&#x27;" in (made.directory / "parity.html").read_text(encoding="utf-8")
 
