@@ -264,7 +264,10 @@ def _token(file: TextIO | None) -> str | None:
     """The token in the file, without the line's end. Raises `click.BadParameter`."""
     if file is None:
         return None
-    token = file.read().strip()
+    try:
+        token = file.read().strip()
+    except UnicodeDecodeError:
+        token = ""
     if not token.isascii() or not token.isprintable() or not token:
         raise click.BadParameter(f"{file.name} holds no token of printable ASCII.", param_hint="--token-file")
     return token

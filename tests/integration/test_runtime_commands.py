@@ -137,8 +137,9 @@ def test_serve_may_listen_on_a_socket_want_a_token_and_let_clients_manage(
         process.stdout.close()
 
 
-def test_serve_refuses_a_token_file_without_a_token(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("\n")
+@pytest.mark.parametrize("content", [b"\n", b"\x89PNG"])
+def test_serve_refuses_a_token_file_without_a_token(model: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "token").write_bytes(content)
     done = edgeward("serve", model, "--token-file", tmp_path / "token")
     assert done.returncode == 2
     assert "holds no token" in done.stderr

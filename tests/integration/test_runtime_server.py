@@ -160,7 +160,6 @@ def test_an_output_that_the_model_does_not_have_gets_a_400(client: httpx.Client)
         ("GET", "/metrics/more", 404),
         ("GET", "/v2/repository", 404),
         ("POST", "/v2/models/stats", 405),
-        ("GET", "/v2/", 404),
         ("GET", "/v2/models", 404),
         ("GET", "/v2/models/", 404),
         ("GET", "/v2/models/other", 404),
