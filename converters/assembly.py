@@ -119,18 +119,8 @@ def parity_report(
         _variant(trial, float_trial, reference, shipped=trial.recipe.name in choice.order, slower=slower, given=given)
         for trial in (*map(by_name.__getitem__, choice.order), *left_out)
     ]
+    finding = _finding(settings, reference, trials, choice)
     held_out = reference.parts.held_out
-    finding = Finding(
-        float_accuracy=None if float_trial.held_out is None else float_trial.held_out.accuracy,
-        majority=_majority(held_out.labels),
-        held_out=len(held_out),
-        budget=settings.budget,
-        task="values" if reference.classes is None else "classes",
-        left_out=[(trial.recipe.name, trial.fault) for trial in left_out if not quiet(trial, settings)],
-        metric="" if reference.metric is None or reference.metric.against_float else reference.metric.name,
-        int8_shipped=any(by_name[name].recipe.precision != FLOAT.precision for name in choice.order),
-        constant=all(bool((values == values[:1]).all()) for values in reference.held_out.values()),
-    )
     return ParityReport(
         model=settings.model,
         version=settings.version,
@@ -156,6 +146,25 @@ def parity_report(
         class_names=settings.classes,
         layers=layers,
         variants=tuple(reports),
+    )
+
+
+def _finding(settings: Settings, reference: Reference, trials: Sequence[Trial], choice: Choice) -> Finding:
+    """What may be bad news."""
+    by_name = {trial.recipe.name: trial for trial in trials}
+    left_out = [trial for trial in trials if trial.recipe.name not in choice.order]
+    float_trial = by_name[FLOAT.name]
+    held_out = reference.parts.held_out
+    return Finding(
+        float_accuracy=None if float_trial.held_out is None else float_trial.held_out.accuracy,
+        majority=_majority(held_out.labels),
+        held_out=len(held_out),
+        budget=settings.budget,
+        task="values" if reference.classes is None else "classes",
+        left_out=[(trial.recipe.name, trial.fault) for trial in left_out if not quiet(trial, settings)],
+        metric="" if reference.metric is None or reference.metric.against_float else reference.metric.name,
+        int8_shipped=any(by_name[name].recipe.precision != FLOAT.precision for name in choice.order),
+        constant=all(bool((values == values[:1]).all()) for values in reference.held_out.values()),
     )
 
 
