@@ -41,7 +41,7 @@ soak: $(VENV)/.ready ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m soak --timeout 1800
 
 # Each file in a process of its own: TensorFlow, loaded first, makes PyTorch's triton abort.
-heavy: .venv-heavy/.ready ## Run the tests that need TensorFlow and PyTorch (gigabytes)
+heavy: .venv-heavy/.ready ## Run the tests that need TensorFlow and PyTorch (8 GB)
 	@failed=0; for file in tests/heavy/test_*.py; do \
 	    echo "› $$file"; .venv-heavy/bin/python -m pytest -m heavy --timeout 900 "$$file" || failed=1; \
 	done; exit $$failed
