@@ -20,6 +20,7 @@ from runtime.errors import MalformedRequest
 from runtime.hosting.room import Inference
 from runtime.local_server import oip
 from runtime.local_server.grpc_messages import message_class
+from runtime.local_server.typed_values import narrowed, texts
 
 Message = Any
 """A protobuf message; its fields are those of `protos/open_inference.proto`."""
@@ -144,7 +145,7 @@ def _typed(head: oip.TensorHead, given: Message) -> Array:
             f"Input {head.name} has {len(values)} values in {field}; "
             f"{head.datatype} of shape {list(head.shape)} wants {wanted}."
         )
-    flat = _texts(values) if head.datatype == "BYTES" else _numbers(head, values, _HELD.get(field))
+    flat = texts(values) if head.datatype == "BYTES" else _numbers(head, values, _HELD.get(field))
     try:
         return flat.reshape(head.shape)
     except ValueError as error:  # a shape such as [0, 2**40, 2**40], which numpy cannot hold
@@ -154,16 +155,4 @@ def _typed(head: oip.TensorHead, given: Message) -> Array:
 def _numbers(head: oip.TensorHead, values: Message, held: str | None) -> Array:
     dtype = np.dtype(NUMPY_NAMES[head.datatype])
     array: Array = np.fromiter(values, held or dtype, len(values))
-    if held is None or array.dtype == dtype:
-        return array
-    bounds = np.iinfo(dtype)
-    if array.size and not (bounds.min <= array.min() and array.max() <= bounds.max):
-        raise MalformedRequest(f"Input {head.name} has a value outside of {head.datatype}: {bounds.min} to {bounds.max}.")
-    return array.astype(dtype)
-
-
-def _texts(values: Message) -> Array:
-    texts = np.empty(len(values), np.object_)
-    for index, value in enumerate(values):
-        texts[index] = oip_binary.text(value)
-    return texts
+    return array if held is None else narrowed(head.name, array, dtype, head.datatype)

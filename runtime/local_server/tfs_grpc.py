@@ -21,6 +21,7 @@ from runtime.hosting.room import Inference, ModelIdentity
 from runtime.local_server import oip, tfs
 from runtime.local_server.exchange import BODY_BYTES
 from runtime.local_server.grpc_messages import filled, message_class
+from runtime.local_server.typed_values import narrowed, texts
 
 Message = Any
 """A protobuf message; its fields are those of `protos/tensorflow_serving.proto`."""
@@ -182,7 +183,7 @@ def _array(name: str, tensor: Message) -> Array:
         if datatype == "BYTES":
             raise MalformedRequest(f"Input {name}: texts come as string_val, not as tensor_content.")
         return oip_binary.read(name, datatype, shape, memoryview(tensor.tensor_content))
-    flat = _texts(tensor.string_val) if datatype == "BYTES" else _numbers(name, datatype, tensor)
+    flat = texts(tensor.string_val) if datatype == "BYTES" else _numbers(name, datatype, tensor)
     try:
         return _repeated(name, flat, shape).reshape(shape)
     except ValueError as error:  # a shape such as [0, 2**39, 2**39], which numpy cannot hold
@@ -204,24 +205,8 @@ def _numbers(name: str, datatype: DataType, tensor: Message) -> Array:
     values = getattr(tensor, where.field)
     array: Array = np.fromiter(values, where.held, len(values))
     if datatype == "FP16":
-        return _narrowed(name, array, np.dtype(np.uint16), datatype).view(np.float16)
-    return _narrowed(name, array, dtype, datatype)
-
-
-def _narrowed(name: str, array: Array, dtype: np.dtype[Any], datatype: DataType) -> Array:
-    if array.dtype == dtype:
-        return array
-    bounds = np.iinfo(dtype)
-    if array.size and not (bounds.min <= array.min() and array.max() <= bounds.max):
-        raise MalformedRequest(f"Input {name} has a value outside of {datatype}.")
-    return array.astype(dtype)
-
-
-def _texts(values: Message) -> Array:
-    texts = np.empty(len(values), np.object_)
-    for index, value in enumerate(values):
-        texts[index] = oip_binary.text(value)
-    return texts
+        return narrowed(name, array, np.dtype(np.uint16), datatype).view(np.float16)
+    return narrowed(name, array, dtype, datatype)
 
 
 def _feature(feature: Message, spec: TensorSpec) -> Array:
@@ -231,7 +216,7 @@ def _feature(feature: Message, spec: TensorSpec) -> Array:
         raise MalformedRequest(f"Feature {spec.name} is {kind or 'empty'}; wanted {spec.describe()}.")
     values = getattr(feature, kind).value
     if kind == "bytes_list":
-        return tfs.as_sample(_texts(values), spec)
+        return tfs.as_sample(texts(values), spec)
     held: Array = np.fromiter(values, "float32" if kind == "float_list" else "int64", len(values))
     with np.errstate(over="ignore", invalid="ignore"):
         array = held.astype(dtype)
