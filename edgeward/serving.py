@@ -247,6 +247,8 @@ def _shadow(pool: ModelPool, name: str, settings: Settings) -> Shadow | None:
 
 def _grpc_listener(address: str, grpc_address: str | None, port: int | None) -> str | None:
     """Where gRPC listens: its own address or HTTP's, with its port. Raises `click.BadParameter`."""
+    if "unix:" in (address, grpc_address):
+        raise click.BadParameter("A path is wanted behind unix:, such as unix:/run/model.sock.", param_hint="--address")
     where = grpc_address or address
     if grpc_address is None and port is None:
         return None

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import click
 
+from edgeward.numbers import Number
 from edgeward.serving import Settings
 
 Command = Callable[..., Any]
@@ -84,22 +85,20 @@ crowd: Final = _group(
     ),
     click.option("--pin", metavar="MODEL", multiple=True, help="Name of a model that never makes room for others; repeatable."),
     _shown("--max-waiting", click.IntRange(min=0), "Requests that may wait for a model; beyond them is a 503."),
-    _shown("--timeout", click.FloatRange(0, min_open=True), "Seconds that a request is given which does not say it itself."),
+    _shown("--timeout", Number(0, min_open=True), "Seconds that a request is given which does not say it itself."),
 )
 """What several models and many requests may take."""
 
 experiment: Final = _group(
     _a_file("--against", metavar="OTHER", help="Bundle or model that answers a part of the requests."),
-    _shown(
-        "--against-share", click.FloatRange(0, 1, min_open=True, max_open=True), "Share of the keys that the other answers."
-    ),
+    _shown("--against-share", Number(0, 1, min_open=True, max_open=True), "Share of the keys that the other answers."),
     click.option("--salt", default="", help="Tells experiments apart: another salt deals the keys anew.  [default: none]"),
 )
 """A second version that answers too."""
 
 shadow: Final = _group(
     _a_file("--shadow", metavar="CANDIDATE", help="Bundle or model that gets copies of requests."),
-    _shown("--shadow-share", click.FloatRange(0, 1, min_open=True), "Share of requests that the candidate gets."),
-    _shown("--shadow-cpu", click.FloatRange(0, 1, min_open=True), "Share of one core that the candidate may take."),
+    _shown("--shadow-share", Number(0, 1, min_open=True), "Share of requests that the candidate gets."),
+    _shown("--shadow-cpu", Number(0, 1, min_open=True), "Share of one core that the candidate may take."),
 )
 """A candidate that nobody hears."""

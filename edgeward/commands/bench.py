@@ -8,6 +8,7 @@ import click
 from rich.markup import escape
 
 from edgeward import terminal
+from edgeward.numbers import Number
 from runtime.tuning.benching import Benchmark, Measured, bench
 
 
@@ -28,7 +29,7 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
 
 @click.command()
 @click.argument("models", metavar="BUNDLE_OR_MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--seconds", type=click.FloatRange(0.1, 3600.0), default=10.0, show_default=True, help="How long to measure.")
+@click.option("--seconds", type=Number(0.1, 3600.0), default=10.0, show_default=True, help="How long to measure.")
 @click.option("--batch", "batches", type=_Numbers(), default="1", show_default=True, help="Batch sizes, separated by commas.")
 @click.option("--threads", type=_Numbers(), help="Threads of one inference, separated by commas.  [default: the engine's]")
 @click.option("--variant", help="Variant of the bundles.  [default: the publisher's first]")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from edgeward import connection, terminal
+from edgeward.numbers import Number
 
 
 @click.group("claim", short_help="Make the token with which a device enrols.")
@@ -23,7 +24,7 @@ def command() -> None:
 @command.command("create")
 @click.option("--device", help="The only device that may use it; without: any device.")
 @click.option("--uses", type=click.IntRange(1), default=1, show_default=True, help="How many devices may enrol with it.")
-@click.option("--hours", type=click.FloatRange(0, min_open=True), default=24.0, show_default=True, help="How long it is good.")
+@click.option("--hours", type=Number(0, min_open=True), default=24.0, show_default=True, help="How long it is good.")
 @click.option("--replace", is_flag=True, help="Let it give an existing device's name to a new key, as after a repair.")
 @connection.data_option
 @terminal.json_option

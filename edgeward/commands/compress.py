@@ -22,10 +22,11 @@ from converters.compression.recipes import (
 )
 from converters.targets import Target
 from edgeward import terminal
+from edgeward.numbers import Number
 from edgeward.report_table import show
 
 _PATH = click.Path(path_type=Path)
-_SHARE = click.FloatRange(0, 1)
+_SHARE = Number(0, 1)
 
 
 class _Asked(TypedDict):
@@ -76,7 +77,7 @@ class _Training(TypedDict):
 @click.option("--batch", type=int, help="Samples in one step; without, 64.")
 @click.option(
     "--minutes",
-    type=click.FloatRange(0, 24 * 60, min_open=True),
+    type=Number(0, 24 * 60, min_open=True),
     help="Train no longer than this in all; what does not fit is shortened, and said.",
 )
 @click.option("--threads", default=1, show_default=True, help="To train with; another number may give other last digits.")
@@ -87,7 +88,7 @@ class _Training(TypedDict):
     "--budget",
     default=0.5,
     show_default=True,
-    type=click.FloatRange(0, 100),
+    type=Number(0, 100),
     help="Points of accuracy that a variant may lose against the given model.",
 )
 @click.option("--min-accuracy", type=_SHARE, help="Refuse a given model whose own accuracy is below this share.")

@@ -11,11 +11,12 @@ import converters
 from converters.recipe import Preference
 from converters.targets import Target
 from edgeward import terminal
+from edgeward.numbers import Number
 from edgeward.pictures import read_processing
 from edgeward.report_table import show
 
 _PATH = click.Path(path_type=Path)
-_SHARE = click.FloatRange(0, 1)
+_SHARE = Number(0, 1)
 
 
 class _Asked(TypedDict):
@@ -49,7 +50,7 @@ class _Asked(TypedDict):
     "--budget",
     default=0.5,
     show_default=True,
-    type=click.FloatRange(0, 100),
+    type=Number(0, 100),
     help="Points of accuracy that a variant may lose.",
 )
 @click.option("--min-accuracy", type=_SHARE, help="Refuse a model whose own accuracy is below this share, such as 0.95.")
@@ -83,7 +84,7 @@ class _Asked(TypedDict):
 )
 @click.option(
     "--minutes",
-    type=click.FloatRange(0, 24 * 60, min_open=True),
+    type=Number(0, 24 * 60, min_open=True),
     help="Search so long for the best int8 recipe; without, only where the plain one misses the budget, for a minute.",
 )
 @click.option(

@@ -9,13 +9,14 @@ import click
 from rich.markup import escape
 
 from edgeward import placement, terminal
+from edgeward.numbers import Number
 from runtime.tuning.measurement import tune
 from runtime.tuning.record import Burst, Condition, Goal, Objective, Row, Tuning
 
 
 @click.command()
 @click.argument("model", metavar="BUNDLE_OR_MODEL", type=click.Path(path_type=Path))
-@click.option("--seconds", type=click.FloatRange(1.0, 3600.0), default=20.0, show_default=True, help="How long to measure.")
+@click.option("--seconds", type=Number(1.0, 3600.0), default=20.0, show_default=True, help="How long to measure.")
 @click.option("--goal", type=click.Choice(get_args(Goal)), default="latency", show_default=True, help="What shall be least.")
 @click.option(
     "--beside",
@@ -24,7 +25,7 @@ from runtime.tuning.record import Burst, Condition, Goal, Objective, Row, Tuning
     show_default=True,
     help="Judge it on an idle device, or beside a process that burns one core.",
 )
-@click.option("--rate", type=click.FloatRange(0.1, 1000.0), default=10.0, show_default=True, help="Inferences a second.")
+@click.option("--rate", type=Number(0.1, 1000.0), default=10.0, show_default=True, help="Inferences a second.")
 @placement.cache_option
 @click.option("--again", is_flag=True, help="Measure even where a result is known.")
 @terminal.json_option

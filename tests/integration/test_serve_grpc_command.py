@@ -41,6 +41,7 @@ def test_it_says_where_it_listens_and_answers_until_it_is_told_to_stop(tmp_path:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--address", "unix:"), "A path is wanted behind unix:"),
         (("--address", "unix:/tmp/ew-http", "--grpc-port", "8001"), "An address is wanted beside --grpc-port"),
         (("--grpc-address", "unix:/tmp/ew-grpc", "--grpc-port", "8001"), "A socket has no port"),
         (("--grpc-address", "127.0.0.1"), "A port is wanted too"),
