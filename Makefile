@@ -17,9 +17,9 @@ demo: $(VENV)/.ready ## Watch one model's whole life on a small fleet (about a m
 	@scripts/set-up-mosquitto
 	@$(BIN)/edgeward demo
 
-test: $(VENV)/.ready ## Run all tests but the soak tests
+test: $(VENV)/.ready ## Run all tests but those of soak and heavy
 	@scripts/set-up-mosquitto
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak and not heavy"
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
 	@PYTHON="$(PYTHON)" scripts/test-tflite-runtime "$(VENV)-tflite-runtime"
 
 lint: $(VENV)/.ready ## Check style, types and architecture
