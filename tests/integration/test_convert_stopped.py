@@ -33,7 +33,8 @@ def test_a_conversion_that_is_asked_to_end_removes_its_temporary_files(asked: si
         until(lambda: any(work.glob("edgeward-convert-*/given.onnx")), "the model is read", timeout_s=60)
         conversion.send_signal(asked)
         _, said = conversion.communicate(timeout=60)
-    assert conversion.returncode == 130
+    # A shell says 130 to both; CPython ends as if SIGINT had killed it when a string that it was executing was interrupted.
+    assert conversion.returncode in (130, -signal.SIGINT)
     assert said.endswith("Interrupted.\n")
     assert not (tmp_path / "out").exists()
     assert not list(work.iterdir())
