@@ -23,6 +23,7 @@ from runtime.errors import ChildFailed, InferenceFailed, InvalidInput, Malformed
 from runtime.hosting import isolated_child
 from runtime.hosting.admission import HANG_S
 from runtime.hosting.isolated_child import Open, Opened, Ran, Run, Weigh, Weighed
+from runtime.hosting.order import ToOpen
 from runtime.model import Model
 from runtime.processing import Processor
 from runtime.sources import Source
@@ -104,11 +105,7 @@ class IsolatedEngine:
     def _started(self) -> tuple[Child, Opened]:
         child = Child(isolated_child.__name__)
         order = Open(
-            model=str(Path(self._source.path).absolute()),
-            session_options=dict(self._source.session_options),
-            threads=self._source.fewest(self._threads),
-            provider=self._source.provider,
-            delegate=None if self._source.delegate is None else str(self._source.delegate),
+            model=ToOpen.of(self._source, Path(self._source.path).absolute(), threads=self._threads),
             exchange=self._exchange.name,
         )
         try:

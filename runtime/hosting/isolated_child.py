@@ -6,16 +6,15 @@ It opens one model and answers one request after the other. It may crash or hang
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import msgspec
 
 from fleet_protocol.tensors import TensorSpec
 from runtime import tensor_file
-from runtime.engine import open_engine
 from runtime.errors import InferenceFailed, InvalidInput
 from runtime.example_inputs import example
 from runtime.hosting import memory
+from runtime.hosting.order import ToOpen
 from runtime.model import Model
 from runtime.tensor_file import Tensor
 
@@ -23,11 +22,7 @@ from runtime.tensor_file import Tensor
 class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Load the model. `exchange`: the file through which tensors go."""
 
-    model: str
-    session_options: dict[str, str]
-    threads: int | None
-    provider: str | None
-    delegate: str | None
+    model: ToOpen
     exchange: str
 
 
@@ -86,13 +81,7 @@ class Actor:
 
     def _open(self, order: Open) -> Opened:
         self._exchange = os.open(order.exchange, os.O_RDWR)
-        engine = open_engine(
-            Path(order.model),
-            session_options=order.session_options,
-            threads=order.threads,
-            provider=order.provider,
-            delegate=None if order.delegate is None else Path(order.delegate),
-        )
+        engine = order.model.open()
         self._model = Model(engine)
         return Opened(inputs=engine.inputs, outputs=engine.outputs, description=engine.description, choice=engine.choice)
 

@@ -60,14 +60,9 @@ class InProcess:
         """See `Loader`. In a child process, so that a model which crashes on loading crashes there."""
         from runtime.children import Child  # what only a memory budget needs
         from runtime.hosting import weighing_child
+        from runtime.hosting.order import ToOpen
 
-        order = weighing_child.Weigh(
-            model=str(source.path),
-            session_options=dict(source.session_options),
-            threads=source.fewest(self._threads),
-            provider=source.provider,
-            delegate=None if source.delegate is None else str(source.delegate),
-        )
+        order = ToOpen.of(source, source.path, threads=self._threads)
         try:
             with Child(weighing_child.__name__) as child:
                 return child.ask(order, weighing_child.Weighed, timeout_s=WEIGHING_TIMEOUT_S).memory_bytes

@@ -14,17 +14,8 @@ from fleet_protocol.manifest import Format
 from runtime.engine import format_of
 from runtime.example_inputs import example
 from runtime.hosting import memory
-from runtime.model import load
-
-
-class Weigh(msgspec.Struct, frozen=True, kw_only=True):
-    """The model and how it is opened."""
-
-    model: str
-    session_options: dict[str, str]
-    threads: int | None
-    provider: str | None
-    delegate: str | None
+from runtime.hosting.order import ToOpen
+from runtime.model import Model
 
 
 class Weighed(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,18 +24,11 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
 
 
-def weigh(order: Weigh) -> Weighed:
+def weigh(order: ToOpen) -> Weighed:
     """Raises `ModelRejected` or `InferenceFailed`."""
-    path = Path(order.model)
-    _load_library(format_of(path))
+    _load_library(format_of(Path(order.model)))
     before = memory.anonymous_bytes()
-    model = load(
-        path,
-        session_options=order.session_options,
-        threads=order.threads,
-        provider=order.provider,
-        delegate=None if order.delegate is None else Path(order.delegate),
-    )
+    model = Model(order.open())
     model(example(model.inputs))
     memory.give_back()
     return Weighed(memory_bytes=max(0, memory.anonymous_bytes() - before))
@@ -62,4 +46,4 @@ def _load_library(form: Format) -> None:
 if __name__ == "__main__":
     from runtime.children import serve
 
-    serve(Weigh, weigh)
+    serve(ToOpen, weigh)
