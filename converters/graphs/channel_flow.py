@@ -378,25 +378,23 @@ def _pad(view: GraphView, reader: Reader, lane: Lane) -> Step | None:
 
 
 def _mean(view: GraphView, reader: Reader, lane: Lane) -> Step | None:
-    shape, axes = view.shape(lane.value), _axes(view, reader.node)
-    if shape is None or axes is None or reader.position != 0:
-        return None
-    gone = {axis % len(shape) for axis in axes}
-    if lane.axis in gone:
-        return None
-    kept = attributes(reader.node).get("keepdims", 1)
-    axis = lane.axis if kept else lane.axis - sum(each < lane.axis for each in gone)
-    return replace(lane, value=reader.node.output[0], axis=axis), []
+    return _without(view, reader, lane, kept=bool(attributes(reader.node).get("keepdims", 1)))
 
 
 def _squeeze(view: GraphView, reader: Reader, lane: Lane) -> Step | None:
+    return _without(view, reader, lane, kept=False)
+
+
+def _without(view: GraphView, reader: Reader, lane: Lane, *, kept: bool) -> Step | None:
+    """Past a node that does away with axes, or keeps them with one place each; not with the channels' own."""
     shape, axes = view.shape(lane.value), _axes(view, reader.node)
     if shape is None or axes is None or reader.position != 0:
         return None
     gone = {axis % len(shape) for axis in axes}
     if lane.axis in gone:
         return None
-    return replace(lane, value=reader.node.output[0], axis=lane.axis - sum(each < lane.axis for each in gone)), []
+    axis = lane.axis if kept else lane.axis - sum(each < lane.axis for each in gone)
+    return replace(lane, value=reader.node.output[0], axis=axis), []
 
 
 def _axes(view: GraphView, node: onnx.NodeProto) -> list[int] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,8 +76,7 @@ def read(model: Model, samples: Samples, *, stages: bool) -> Reading:
     ]
     made = _to_onnx(model, [feeds[name] for name in names])
     before, seen = _answers(model, arrays, stages=stages)
-    litert = needed("importlib.metadata", "convert", "a TFLite model").version("ai-edge-litert")
-    return Reading(model=made, before=before, tools={"ai-edge-litert": litert}, stages=seen)
+    return Reading(model=made, before=before, tools={"ai-edge-litert": metadata.version("ai-edge-litert")}, stages=seen)
 
 
 def _tensor(at: int, given: Any, buffers: Sequence[Any], types: Mapping[int, str]) -> Tensor:  # noqa: ANN401
