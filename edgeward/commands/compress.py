@@ -21,12 +21,10 @@ from converters.compression.recipes import (
     parse_nm,
 )
 from converters.targets import Target
-from edgeward import terminal
+from edgeward import bundle_options, terminal
+from edgeward.bundle_options import PATH, SHARE
 from edgeward.numbers import Number
 from edgeward.report_table import show
-
-_PATH = click.Path(path_type=Path)
-_SHARE = Number(0, 1)
 
 
 class _Asked(TypedDict):
@@ -35,6 +33,8 @@ class _Asked(TypedDict):
     model: str
     version: str
     out: Path
+    budget: float
+    classes: tuple[str, ...]
     state: Path | None
     evaluate: Path | None
     min_accuracy: float | None
@@ -62,13 +62,13 @@ class _Training(TypedDict):
 
 @click.command("compress", short_help="Train smaller models from a PyTorch one: pruned, distilled, quantization-aware.")
 @click.argument("source", metavar="MODULE:FACTORY")
-@click.option("--state", type=_PATH, help="The model's weights: a plain state dict, never unpickled.")
-@click.option("--train", required=True, type=_PATH, help=".npz to train with: one array per input, and `label` where known.")
-@click.option("--data", required=True, type=_PATH, help=".npz that was not trained with: calibrates, and judges.")
-@click.option("--evaluate", type=_PATH, help="Another .npz to measure accuracy on, instead of a part of --data.")
+@click.option("--state", type=PATH, help="The model's weights: a plain state dict, never unpickled.")
+@click.option("--train", required=True, type=PATH, help=".npz to train with: one array per input, and `label` where known.")
+@click.option("--data", required=True, type=PATH, help=".npz that was not trained with: calibrates, and judges.")
+@click.option("--evaluate", type=PATH, help="Another .npz to measure accuracy on, instead of a part of --data.")
 @click.option("--prune", multiple=True, type=float, help="Share of channels to take away, such as 0.5; may be repeated.")
 @click.option("--distil", help="MODULE:FACTORY of a smaller model, which learns the given one's answers.")
-@click.option("--student-state", type=_PATH, help="State dict from which the --distil model starts.")
+@click.option("--student-state", type=PATH, help="State dict from which the --distil model starts.")
 @click.option("--qat", is_flag=True, help="Fine-tune the weights to stand 8-bit arithmetic.")
 @click.option("--sparse", multiple=True, type=float, help="Share of the smallest weights to make zero; may be repeated.")
 @click.option("--nm", multiple=True, help="Keep N of each M neighbouring weights, such as 2:4; may be repeated.")
@@ -81,25 +81,10 @@ class _Training(TypedDict):
     help="Train no longer than this in all; what does not fit is shortened, and said.",
 )
 @click.option("--threads", default=1, show_default=True, help="To train with; another number may give other last digits.")
-@click.option("--name", "model", required=True, help="Name of the model in the fleet, such as digits.")
-@click.option("--version", required=True, help="Version of this release, such as 1.0.0.")
-@click.option("--out", required=True, type=_PATH, help="Directory to make; nothing else may lie there.")
-@click.option(
-    "--budget",
-    default=0.5,
-    show_default=True,
-    type=Number(0, 100),
-    help="Points of accuracy that a variant may lose against the given model.",
-)
-@click.option("--min-accuracy", type=_SHARE, help="Refuse a given model whose own accuracy is below this share.")
-@click.option(
-    "--max-regression",
-    default=0.1,
-    show_default=True,
-    type=_SHARE,
-    help="Share of accuracy that a device may lose against what it runs, before its gate refuses.",
-)
-@click.option("--classes", default="", help="Names of the classes in order, separated by commas.")
+@bundle_options.release
+@bundle_options.budget("Points of accuracy that a variant may lose against the given model.")
+@click.option("--min-accuracy", type=SHARE, help="Refuse a given model whose own accuracy is below this share.")
+@bundle_options.fleet
 @click.option("--tflite", is_flag=True, help="Also make variants for LiteRT of each model.")
 @click.option(
     "--for",
@@ -119,8 +104,6 @@ def command(
     source: str,
     train: Path,
     data: Path,
-    budget: float,
-    classes: str,
     explain: bool,
     as_json: bool,
     prune: tuple[float, ...],
@@ -159,8 +142,6 @@ def command(
             data,
             train,
             list(_recipes(training)),
-            budget=budget / 100,
-            classes=[part.strip() for part in classes.split(",")] if classes else (),
             progress=progress,
             **asked,
         )

@@ -10,13 +10,11 @@ import click
 import converters
 from converters.recipe import Preference
 from converters.targets import Target
-from edgeward import terminal
+from edgeward import bundle_options, terminal
+from edgeward.bundle_options import PATH, SHARE
 from edgeward.numbers import Number
 from edgeward.pictures import read_processing
 from edgeward.report_table import show
-
-_PATH = click.Path(path_type=Path)
-_SHARE = Number(0, 1)
 
 
 class _Asked(TypedDict):
@@ -25,6 +23,8 @@ class _Asked(TypedDict):
     model: str
     version: str
     out: Path
+    budget: float
+    classes: tuple[str, ...]
     evaluate: Path | None
     min_accuracy: float | None
     max_regression: float
@@ -39,29 +39,14 @@ class _Asked(TypedDict):
 
 @click.command("convert", short_help="Compress a model into a bundle: int8 beside float, with golden outputs and a report.")
 @click.argument("source", metavar="MODEL")
-@click.option("--data", required=True, type=_PATH, help=".npz with one array per input, and `label`; or pictures.")
-@click.option("--evaluate", type=_PATH, help="Another .npz to measure accuracy on, instead of a part of --data.")
-@click.option("--name", "model", required=True, help="Name of the model in the fleet, such as digits.")
-@click.option("--version", required=True, help="Version of this release, such as 1.0.0.")
-@click.option("--out", required=True, type=_PATH, help="Directory to make; nothing else may lie there.")
-@click.option("--state", type=_PATH, help="State dict of a PyTorch module that MODEL names as package.module:factory.")
+@click.option("--data", required=True, type=PATH, help=".npz with one array per input, and `label`; or pictures.")
+@click.option("--evaluate", type=PATH, help="Another .npz to measure accuracy on, instead of a part of --data.")
+@bundle_options.release
+@click.option("--state", type=PATH, help="State dict of a PyTorch module that MODEL names as package.module:factory.")
 @click.option("--trust-pickle", is_flag=True, help="Open pickles and saved code in MODEL, which can run anything.")
-@click.option(
-    "--budget",
-    default=0.5,
-    show_default=True,
-    type=Number(0, 100),
-    help="Points of accuracy that a variant may lose.",
-)
-@click.option("--min-accuracy", type=_SHARE, help="Refuse a model whose own accuracy is below this share, such as 0.95.")
-@click.option(
-    "--max-regression",
-    default=0.1,
-    show_default=True,
-    type=_SHARE,
-    help="Share of accuracy that a device may lose against what it runs, before its gate refuses.",
-)
-@click.option("--classes", default="", help="Names of the classes in order, separated by commas.")
+@bundle_options.budget("Points of accuracy that a variant may lose.")
+@click.option("--min-accuracy", type=SHARE, help="Refuse a model whose own accuracy is below this share, such as 0.95.")
+@bundle_options.fleet
 @click.option(
     "--prefer",
     type=click.Choice(get_args(Preference)),
@@ -90,7 +75,7 @@ class _Asked(TypedDict):
 @click.option(
     "--processing",
     "processing_file",
-    type=_PATH,
+    type=PATH,
     help="TOML file that says how pictures become the model's input, and outputs results; the bundle carries it.",
 )
 @click.option("--explain", is_flag=True, help="Say why each choice was made, with every recipe that was tried.")
@@ -100,8 +85,6 @@ def command(
     *,
     source: str,
     data: Path,
-    budget: float,
-    classes: str,
     processing_file: Path | None,
     explain: bool,
     as_json: bool,
@@ -132,8 +115,6 @@ def command(
         bundle = converters.convert(
             source,
             data,
-            budget=budget / 100,
-            classes=[part.strip() for part in classes.split(",")] if classes else (),
             processing=None if processing_file is None else read_processing(processing_file),
             progress=progress,
             **asked,
