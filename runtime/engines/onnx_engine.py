@@ -19,7 +19,7 @@ import onnxruntime as ort
 
 from fleet_protocol.tensors import DYNAMIC, DataType, TensorSpec
 from runtime.engine import Array
-from runtime.engines import providers
+from runtime.engines import nvidia_libraries, providers
 from runtime.engines.onnx_files import check_external_data
 from runtime.errors import EngineUnavailable, InferenceFailed, InvalidInput, ModelRejected
 
@@ -202,6 +202,8 @@ def open_session(
     made = make_options(session_options, threads)
     if key == PROVIDER:
         return ort.InferenceSession(model, made, providers=[PROVIDER]), Left(Counter(), 0)
+    if key in nvidia_libraries.WANTED_BY:
+        nvidia_libraries.load()
     says_where = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")
     # Where onnxruntime does not say what runs where (before 1.24), nothing may run elsewhere.
     made.add_session_config_entry(

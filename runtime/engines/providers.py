@@ -45,8 +45,14 @@ def _gpu(package: str) -> str:
 
 
 TABLE: Final = (
-    Provider("tensorrt", "TensorrtExecutionProvider", "TensorRT", "device_id", _gpu("onnxruntime-gpu and TensorRT")),
-    Provider("cuda", "CUDAExecutionProvider", "CUDA", "device_id", _gpu("onnxruntime-gpu")),
+    Provider(
+        "tensorrt",
+        "TensorrtExecutionProvider",
+        "TensorRT",
+        "device_id",
+        _gpu("'onnxruntime-gpu[cuda,cudnn]' 'tensorrt-cu13<11'"),
+    ),
+    Provider("cuda", "CUDAExecutionProvider", "CUDA", "device_id", _gpu("'onnxruntime-gpu[cuda,cudnn]'")),
     Provider("qnn", "QNNExecutionProvider", "QNN", "backend_type", _gpu("onnxruntime-qnn")),
     Provider("coreml", "CoreMLExecutionProvider", "CoreML", "MLComputeUnits", "use the onnxruntime wheel for macOS"),
     Provider("openvino", "OpenVINOExecutionProvider", "OpenVINO", "device_type", _gpu("onnxruntime-openvino")),
