@@ -2,8 +2,9 @@
 
 `python -m bench.serving --peers VENV`: the peers run from that virtual environment, made outside of the repository with
 `pip install mlserver fastapi uvicorn[standard] onnxruntime`. Without it only our own server is measured, and the result says
-so, beside the least that grpcio itself can do. Triton's server cannot be installed with pip, so it is not among them. Every
-server is a process of its own, all run at once and only one is asked at a time, in turn (`bench.load`).
+so, beside the least that grpcio itself can do. `--triton VENV` adds Triton (`bench.triton_server`), from one made with
+`pip install nvidia-pytriton onnxruntime`. Every server is a process of its own, all run at once and only one is asked at a
+time, in turn (`bench.load`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Final
 import numpy as np
 from tritonclient.grpc import service_pb2
 
+from bench import triton_server
 from bench.load import OURS, GrpcRequest, HttpRequest, Request, Server, compared, free_port, running
 from bench.runtime import _mlp, _mobilenet
 
@@ -144,7 +146,7 @@ else:
 """
 
 
-def measure(peers: Path | None = None) -> dict[str, object]:
+def measure(peers: Path | None = None, triton: Path | None = None) -> dict[str, object]:
     """Requests per second of each server, and ours divided by each peer's."""
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         tiny, vision = _mlp(Path(directory) / "tiny.onnx"), _mobilenet(Path(directory) / "vision.onnx")
@@ -156,9 +158,10 @@ def measure(peers: Path | None = None) -> dict[str, object]:
         small = [
             _start_ours(start, tiny, ports, _json_request("tiny")),
             *_start_peers(start, peers, {"tiny": tiny, "vision": vision}, ports),
+            *_start_triton(start, triton, {"tiny": tiny, "vision": vision}, ports),
         ]
         large = [_start_ours(start, vision, Ports(), _raw_request("vision"))]
-        large += [each for each in small if each.name == "mlserver"]
+        large += [each for each in small if each.name in {"mlserver", "triton"}]
         by_grpc = [replace(each, port=ports.grpc[each.name]) for each in small if each.name in ports.grpc]
         by_grpc += _start_grpc_peers(start, Path(directory), tiny)
         startup = {each.name: round(each.first_s, 3) for each in small}
@@ -170,7 +173,7 @@ def measure(peers: Path | None = None) -> dict[str, object]:
         memory = {each.name: each.resident_bytes() for each in small}
     return {
         "peers": str(peers) if peers else "none: give --peers VENV",
-        "triton": "not measured: its server cannot be installed with pip",
+        "triton": str(triton) if triton else "none: give --triton VENV",
         "requests_per_second": results,
         "first_answer_s": startup,
         "first_answer_ratio": {name: round(startup[OURS] / seconds, 3) for name, seconds in startup.items()},
@@ -219,6 +222,17 @@ def _start_peers(start: Start, peers: Path | None, models: dict[str, Path], grpc
     yield start("fastapi_pydantic", command, port, _json_request("tiny"))
 
 
+def _start_triton(start: Start, venv: Path | None, models: dict[str, Path], ports: Ports) -> Iterator[Server]:
+    if venv is None:
+        return
+    shapes = {"tiny": [-1, 64], "vision": [-1, 3, 224, 224]}
+    given = {name: (path, shapes[name]) for name, path in models.items()}
+    http, grpc = free_port(), int(ports.take("triton"))
+    home = models["tiny"].parent / "triton"
+    command = triton_server.command(venv, home, given, http=http, grpc=grpc, metrics=free_port())
+    yield start("triton", command, http, _json_request("tiny"))
+
+
 def _start_grpc_peers(start: Start, directory: Path, tiny: Path) -> list[Server]:
     """The least that a server on grpcio can do: on asyncio, on uvloop, on threads."""
     program = directory / "grpc_server.py"
@@ -260,4 +274,6 @@ def _post(model: str, body: bytes, header: str) -> HttpRequest:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", type=Path, help="virtual environment with mlserver and fastapi")
-    print(json.dumps(measure(parser.parse_args().peers), indent=2))
+    parser.add_argument("--triton", type=Path, help="virtual environment with nvidia-pytriton and onnxruntime")
+    asked = parser.parse_args()
+    print(json.dumps(measure(asked.peers, asked.triton), indent=2))
