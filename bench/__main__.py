@@ -11,11 +11,13 @@ import sys
 
 import bench
 
+_PARTS = frozenset({"__main__", "avx2_only", "interleaved", "load", "triton_server", "zoo"})
+"""Of this package, what measures nothing by itself."""
+
 
 def names() -> list[str]:
     """The measurements that there are."""
-    found = (module.name for module in pkgutil.iter_modules(bench.__path__))
-    return [name for name in found if name not in ("__main__", "interleaved", "zoo", "load")]
+    return [module.name for module in pkgutil.iter_modules(bench.__path__) if module.name not in _PARTS]
 
 
 def main() -> None:

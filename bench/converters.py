@@ -5,9 +5,9 @@ gets random images with structure, so only agreement and noise count. `--zoo` ad
 ai-edge-quantizer gets the float file that our emitter makes. `--peers` is an environment made by hand with
 `pip install nncf onnx onnxruntime`, whose NNCF is run too: its default, for transformers, and with accuracy control.
 (neural-compressor 3.10 has no ONNX backend any more.) With scikit-learn and skl2onnx on the path,
-two models trained on the spot are measured too. With qemu-user, static int8 with all 8 bits also runs on an emulated AVX2
-processor without VNNI, beside what our own check predicts of it. Latency is single-sample, one thread, in the process's own
-time, through `runtime` for all alike.
+two models trained on the spot are measured too. Static int8 with all 8 bits also runs as on an AVX2 processor without VNNI
+(`bench.avx2_only`, else qemu-user), beside what our own check predicts of it. Latency is single-sample, one thread, in the
+process's own time, through `runtime` for all alike.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 
 import converters
 import runtime
+from bench import avx2_only
 from converters.data.calibration import Dataset, make_dataset
 from converters.judging.evaluation import Outputs, latencies, run
 from converters.judging.measures import vector_metric
@@ -309,19 +310,28 @@ def _saturation(case: Case, count: int, work: Path) -> dict[str, object]:
     predicted = next(emulate(model, [samples]))[0]
     wanted = _engine(case.model, {}).run(None, samples)[0]
     found: dict[str, object] = {"layers at risk": len(layers_at_risk(model)), "predicted SQNR dB": _db(wanted, predicted)}
-    if not shutil.which("qemu-x86_64"):
-        return found | {"measured": "needs qemu-user"}
     path, data, answer = work / "full.onnx", work / "full.npz", work / "full.npy"
     path.write_bytes(content)
     np.savez(data, allow_pickle=False, **samples)
-    command = ["qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", _CHILD, str(path), str(data), str(answer)]
-    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    if not _on_avx2([sys.executable, "-c", _CHILD, str(path), str(data), str(answer)]):
+        return found | {"measured": "needs cpuid_fault in /proc/cpuinfo and gcc, or qemu-user"}
     measured = np.load(answer)
     found |= {"measured SQNR dB": _db(wanted, measured), "prediction to measurement dB": _db(measured, predicted)}
     if measured.ndim == 2 and measured.shape[1] > 1:
         found["predicted agreement"] = round(parity.agreement(wanted, predicted) or 0.0, 4)
         found["measured agreement"] = round(parity.agreement(wanted, measured) or 0.0, 4)
     return found
+
+
+def _on_avx2(command: list[str]) -> bool:
+    """Run it as on a processor without VNNI, natively or else emulated; whether this machine can."""
+    if avx2_only.possible():
+        avx2_only.run(command, timeout_s=300, capture=True).check_returncode()
+    elif shutil.which("qemu-x86_64"):
+        subprocess.run(["qemu-x86_64", "-cpu", "Haswell", *command], check=True, timeout=300, capture_output=True)
+    else:
+        return False
+    return True
 
 
 def _db(reference: Array, actual: Array) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
@@ -14,12 +12,9 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from converters.graphs.observe import session
-from converters.quantizing.quantize import Quantizer
 from converters.quantizing.saturation import emulate, layers_at_risk, lost, risky
-from converters.recipe import StaticRecipe
-from converters.sources import Source
-from fleet_protocol.digests import digest_of
-from tests.support.conv_models import graph_of, images, separable, separable_tensors
+from tests.support.conv_models import graph_of, images
+from tests.support.saturating import heavy, static
 
 
 def slow(activations: NDArray[np.uint8], weights: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -56,19 +51,6 @@ def test_the_loss_is_the_manuals(terms: int, outputs: int, data: st.DataObject) 
     weights = data.draw(hnp.arrays(np.int8, (terms, outputs))).astype(np.int32)
     exact = activations.astype(np.int64) @ weights
     np.testing.assert_array_equal(exact - lost(activations, weights), slow(activations, weights))
-
-
-def static(model: onnx.ModelProto, x: NDArray[np.float32], *, reduce_range: bool) -> onnx.ModelProto:
-    source = Source(path=Path("m.onnx"), model=model, digest=digest_of(b"m"))
-    return onnx.load_from_string(Quantizer(source, batches=lambda: [{"x": x}]).apply(StaticRecipe(reduce_range=reduce_range)))
-
-
-def heavy() -> onnx.ModelProto:
-    """A classifier whose pointwise layer has large weights and large activations: full-range int8 overflows everywhere."""
-    tensors = separable_tensors(2)
-    tensors["bd"][:] = 5
-    tensors["w2"] = np.float32(0.3) + tensors["w2"] * np.float32(0.05)
-    return separable(tensors)
 
 
 def answers(model: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
