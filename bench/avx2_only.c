@@ -28,10 +28,11 @@ static long allow_cpuid(unsigned long allowed) { return syscall(SYS_arch_prctl, 
 static int is_cpuid(const uint8_t *code) { return code[0] == 0x0f && code[1] == 0xa2; }
 
 static void on_fault(int number, siginfo_t *what, void *context) {
-    (void)number, (void)what;
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
-    if (!is_cpuid((const uint8_t *)registers[REG_RIP])) { /* a real one: let it end the program */
+    int sent = what->si_code <= 0; /* by a process */
+    if (sent || !is_cpuid((const uint8_t *)registers[REG_RIP])) {
         sigaction(SIGSEGV, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+        if (sent) raise(number); /* a fault comes again by itself */
         return;
     }
     uint32_t leaf = registers[REG_RAX], subleaf = registers[REG_RCX], a, b, c, d;

@@ -51,6 +51,14 @@ def recipes(target: Target, *, products: bool = False) -> tuple[PlainRecipe, ...
     return (FLOAT, static, *((DYNAMIC,) if products else ()), WeightsRecipe())
 
 
+def arithmetic(target: Target) -> dict[str, str]:
+    """Session options under which this machine computes as the target does, to be measured with and not to be shipped.
+
+    Where the target adds in 32 bits, a build machine that saturates may not ruin what is right there; others ignore the option.
+    """
+    return {} if SATURATES[target] else {"session.x64quantprecision": "1"}
+
+
 def must_check(recipe: Recipe, target: Target) -> bool:
     """Whether a variant ships only when the emulated check finds it right on a saturating processor too."""
     plain = recipe.then if isinstance(recipe, TrainedRecipe) else recipe

@@ -19,7 +19,7 @@ from converters.quantizing.quantize import Quantizer
 from converters.quantizing.saturation import emulate, layers_at_risk
 from converters.quantizing.sensitivity import NodeNoise
 from converters.recipe import FLOAT, Recipe, StaticRecipe, TrainedRecipe
-from converters.targets import Target, describe, must_check
+from converters.targets import Target, arithmetic, describe, must_check
 from fleet_protocol.manifest import Tolerance
 
 VALUES_SQNR_DB: Final = 20.0
@@ -113,7 +113,7 @@ def attempt(
     path = work / f"{recipe.name}.{recipe.format}"
     try:
         path.write_bytes(quantizer.apply(recipe))
-        model = load_variant(path, recipe.session_options)
+        model = load_variant(path, {**recipe.session_options, **arithmetic(target)})
     except RecipeFailed as error:
         return Trial(recipe, fault=str(error))
     try:
@@ -138,10 +138,8 @@ def _checked(trial: Trial, reference: Reference, budget: float, target: Target) 
     """The trial with what saturating processors would make of the variant; a fault where the target has such ones."""
     assert trial.path is not None
     found = saturate(onnx.load_model(str(trial.path)), reference, budget)
-    fault = trial.fault
-    if not fault and found.fault and must_check(trial.recipe, target):
-        fault = f"{found.fault} on {describe(target)}, as emulated"
-    return replace(trial, saturated=found, fault=fault)
+    there = f"{found.fault} on {describe(target)}, as emulated" if found.fault and must_check(trial.recipe, target) else ""
+    return replace(trial, saturated=found, fault="; ".join(filter(None, (trial.fault, there))))
 
 
 def saturate(model: onnx.ModelProto, reference: Reference, budget: float) -> Saturated:

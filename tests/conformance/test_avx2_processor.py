@@ -40,6 +40,13 @@ def test_the_check_predicts_to_the_bit_what_such_a_processor_answers(tmp_path: P
     np.testing.assert_array_equal(np.load(tmp_path / "answer.npy"), predicted)
 
 
+def test_a_build_machine_of_that_kind_judges_for_other_processors_as_they_would() -> None:
+    same = "tests/integration/test_convert_search.py::test_any_refuses_what_a_saturating_processor_ruins_and_vnni_takes_it"
+    # pytest's own handler of faults would take the place of the one that hides.
+    done = avx2_only.run([sys.executable, "-m", "pytest", "-p", "no:faulthandler", same], capture=True, timeout_s=100)
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_program_sees_nothing_newer_than_avx2_and_its_own_faults_still_end_it() -> None:
     features = "import numpy; print(*(k for k, v in numpy._core._multiarray_umath.__cpu_features__.items() if v))"
     seen = avx2_only.run([sys.executable, "-c", features], capture=True).stdout.split()

@@ -71,7 +71,7 @@ def test_any_refuses_what_a_saturating_processor_ruins_and_vnni_takes_it(
     assert refused.saturated is not None
     assert refused.saturated.layers >= 1
     taken = trial_of(full, stage, tmp_path, "avx512-vnni")
-    assert "AVX2" not in taken.fault
+    assert taken.fault == ""
     assert taken.saturated is not None
     reduced = trial_of(StaticRecipe(), stage, tmp_path, "any")
     assert reduced.saturated is not None
