@@ -16,11 +16,14 @@ from typing import Any, Final
 import uvicorn
 
 from fleet_io.errors import ListenFailed
+from fleet_io.http_bounds import BoundedProtocol
 
 STOP_S: Final = 5
 """So long answers that are under way may take when the server is told to stop."""
 KEEP_ALIVE_S: Final = 60
 """A client that asks once a minute keeps its connection."""
+UNTAKEN_S: Final = 60
+"""A client that takes nothing of its answer for so long is cut off."""
 BACKLOG: Final = 512
 UNIX: Final = "unix:"
 SOCKET_MODE: Final = 0o660
@@ -44,13 +47,14 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=BoundedProtocol,
                 ws="none",
                 loop="asyncio",
                 lifespan="off",
                 interface="asgi3",
                 log_config=None,
                 access_log=False,
+                log_level="error",  # its warnings are about what clients sent, who could fill the log
                 proxy_headers=False,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
@@ -119,6 +123,8 @@ def listening_socket(host: str, port: int) -> socket.socket:
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted sockets inherit it
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNTAKEN_S * 1000))
         made.bind((host, port))
         made.listen(BACKLOG)
     except (OSError, OverflowError) as error:

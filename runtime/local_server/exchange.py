@@ -71,7 +71,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.receive = receive
         self.path: str = scope["path"]
-        self.parts: list[str] = self.path.split("/")[1:]
+        self.parts: list[str] = self.path.removeprefix("/").split("/")
         self.method: str = scope["method"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.came_whole = False

@@ -94,6 +94,13 @@ def test_metrics_count_what_is_not_finite(serving: Any) -> None:
     assert got["edgeward_requests_total digits 1.0.0 non_finite"] == 2
 
 
+def test_a_request_about_the_server_itself_is_refused_as_one_for_nothing(serving: Any) -> None:
+    with serving(host_of(1, 0, 0)) as client:
+        refused = client.options("/", extensions={"target": b"*"})
+    assert refused.status_code == 404
+    assert refused.json()["error"].startswith("There is nothing at *.")
+
+
 def test_labels_are_escaped(serving: Any) -> None:
     version = 'a"b\\c\nd'
     with serving(host_of(1, 0, 0, version=version)) as client:
