@@ -81,6 +81,7 @@ class Service:
 @contextlib.contextmanager
 def running(settings: Settings) -> Iterator[Service]:
     """Everything that was asked for, until the block ends. Raises `click.BadParameter`, or a `RuntimeFailure`."""
+    _check_company(settings)
     offered = _offered(settings)
     other = _other(offered, settings)
     loader = _AsAdvised(_loader(settings), [*offered, *other])
@@ -128,6 +129,18 @@ class _AsAdvised:
             done = do(plain)
             self.ways[source.identity] = Advice(plain, plain, failed(error))
             return done
+
+
+_COMPANIONS = {"against_share": "against", "salt": "against", "shadow_share": "shadow", "shadow_cpu": "shadow"}
+"""Options that say how another one works."""
+
+
+def _check_company(settings: Settings) -> None:
+    """Raises `click.BadParameter` where an option says how something works that was not asked for."""
+    defaults = Settings(models=())
+    for option, other in _COMPANIONS.items():
+        if getattr(settings, other) is None and getattr(settings, option) != getattr(defaults, option):
+            raise click.BadParameter(f"It says how --{other} works; give that too.", param_hint=f"--{option.replace('_', '-')}")
 
 
 def _offered(settings: Settings) -> list[Advice]:
@@ -247,6 +260,8 @@ def _shadow(pool: ModelPool, name: str, settings: Settings) -> Shadow | None:
 
 def _grpc_listener(address: str, grpc_address: str | None, port: int | None) -> str | None:
     """Where gRPC listens: its own address or HTTP's, with its port. Raises `click.BadParameter`."""
+    if "" in (address, grpc_address):  # to sockets it means every address of this machine
+        raise click.BadParameter("It is empty. Give one such as 127.0.0.1, or 0.0.0.0 for all.", param_hint="--address")
     if "unix:" in (address, grpc_address):
         raise click.BadParameter("A path is wanted behind unix:, such as unix:/run/model.sock.", param_hint="--address")
     where = grpc_address or address

@@ -118,6 +118,8 @@ class _Server(uvicorn.Server):
 
 def listening_socket(host: str, port: int) -> socket.socket:
     """A TCP socket that listens; port 0 takes a free one. Raises `ListenFailed`."""
+    if not host:  # to sockets it means every address of this machine
+        raise ListenFailed("Cannot listen on an empty address. Choose one of this machine, or 0.0.0.0 for all.")
     # asyncio sets TCP_NODELAY only on sockets that say they are TCP, which socket.create_server() leaves out: without it
     # every answer waits for the client's delayed acknowledgement.
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)

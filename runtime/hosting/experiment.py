@@ -20,7 +20,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from fleet_protocol.telemetry import ModelUsage
+from fleet_protocol.tensors import DataType
 from runtime.engine import Array
+from runtime.errors import ModelRejected
 from runtime.hosting.entrance import Place
 from runtime.hosting.host import ModelHost
 from runtime.hosting.pool import ModelPool
@@ -65,7 +67,11 @@ class Experiment:
     """
 
     def __init__(self, model_name: str, split: Split, arms: Mapping[str, Arm]) -> None:
-        """Each of `arms`, named as in `split`, has a version of `model_name` active; whoever made them closes them."""
+        """Each of `arms`, named as in `split`, has a version of `model_name` active; whoever made them closes them.
+
+        Raises `ModelRejected` when their inputs have other names or types, so that one refuses what the other answers.
+        """
+        _check_inputs([arm.describe(model_name) for arm in arms.values()])
         self._name = model_name
         self._split = split
         self._arms = dict(arms)
@@ -135,6 +141,20 @@ class Experiment:
             return self._control
         versions = ((arm, each.version) for arm in self._arms.values() for each in arm.identities() if each.model == self._name)
         return next((arm for arm, has in versions if has == version), self._control)
+
+
+def _check_inputs(arms: list[Served]) -> None:
+    first, *others = arms
+    for other in others:
+        if _taken(other) != _taken(first):
+            told = (
+                f"{each.identity.version} takes {', '.join(spec.describe() for spec in each.inputs)}" for each in (other, first)
+            )
+            raise ModelRejected(f"{first.identity.model} {'; '.join(told)}. Versions that share requests take the same inputs.")
+
+
+def _taken(served: Served) -> dict[str, DataType]:
+    return {spec.name: spec.datatype for spec in served.inputs}
 
 
 def serving_for(serving: Serving, key: str | None) -> Serving:

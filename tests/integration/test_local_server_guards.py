@@ -165,6 +165,11 @@ def test_a_socket_ends_with_its_server_and_one_that_a_killed_server_left_is_repl
     assert not socket_path.exists()
 
 
+def test_an_empty_address_is_not_every_address(serving: Any) -> None:
+    with pytest.raises(CannotListen, match="empty address"):
+        serving(host_of(1, 0, 0), address="")
+
+
 def test_a_file_that_is_no_socket_is_left_alone(socket_path: Path) -> None:
     socket_path.write_text("precious")
     refused = {

@@ -65,6 +65,12 @@ def is_aside(service: Service) -> bool:
         ({"isolate": True, "batch": 2}, "Isolated models run one request at a time"),
         ({"grpc_address": "::1"}, "A port is wanted too"),
         ({"grpc_address": "unix:/x", "grpc_port": 1}, "A socket has no port"),
+        ({"address": ""}, "It is empty. Give one such as 127"),
+        ({"grpc_address": "", "grpc_port": 0}, "It is empty. Give one such as 127"),
+        ({"against_share": 0.2}, "It says how --against works"),
+        ({"salt": "autumn"}, "It says how --against works"),
+        ({"shadow_share": 0.2}, "It says how --shadow works"),
+        ({"shadow_cpu": 0.2}, "It says how --shadow works"),
     ],
 )
 def test_what_does_not_go_together_is_refused(digits: Path, faces: Path, more: dict[str, Any], said: str) -> None:
@@ -76,6 +82,15 @@ def test_an_experiment_within_a_memory_budget_is_refused(digits: Path, faces: Pa
     with (
         pytest.raises(click.BadParameter, match="Both versions stay loaded"),
         running(settings(digits, against=faces, memory_budget=1)),
+    ):
+        pass
+
+
+def test_an_experiment_of_models_with_other_inputs_is_refused(digits: Path, tmp_path: Path) -> None:
+    other = models.two_inputs(tmp_path / "other.onnx")
+    with (
+        pytest.raises(ModelRejected, match="Versions that share requests take the same inputs"),
+        running(settings(digits, against=other)),
     ):
         pass
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtime import ModelHost, ModelIdentity, NotServing
+from fleet_protocol.tensors import TensorSpec
+from runtime import ModelHost, ModelIdentity, ModelRejected, NotServing
 from runtime.hosting.experiment import Experiment, Split, serving_for
-from tests.support.engines import fixed, model_of
+from tests.support.engines import ScriptedEngine, fixed, model_of
 
 X = {"x": np.zeros((1, 2), np.float32)}
 WEIGHTS = {"1.0.0": 0.5, "1.1.0": 0.5}
@@ -53,6 +54,26 @@ def test_a_version_is_found_in_the_arm_that_has_it(experiment: Experiment) -> No
 def test_it_shows_all_its_arms(experiment: Experiment) -> None:
     assert [each.version for each in experiment.identities()] == ["1.0.0", "1.1.0"]
     assert [each.identity.version for each in experiment.active()] == ["1.0.0", "1.1.0"]
+
+
+@pytest.mark.parametrize(
+    "spec", [TensorSpec(name="x", datatype="FP64", shape=(-1, 2)), TensorSpec(name="pixels", datatype="FP32", shape=(-1, 2))]
+)
+def test_arms_that_do_not_take_the_same_inputs_are_refused(spec: TensorSpec) -> None:
+    other = ModelHost()
+    engine = ScriptedEngine(lambda x: x, inputs=(spec,))
+    other.activate(ModelIdentity("digits", "1.1.0", "sha256:" + "1" * 64, "float"), model_of(engine))
+    with pytest.raises(ModelRejected) as refused:
+        Experiment("digits", Split("s", WEIGHTS), {"1.0.0": host("1.0.0"), "1.1.0": other})
+    told = f"digits 1.1.0 takes {spec.describe()}; 1.0.0 takes x: FP32[?, 2]."
+    assert str(refused.value).startswith(told)
+
+
+def test_arms_may_differ_in_the_samples_that_they_take_at_once() -> None:
+    other = ModelHost()
+    engine = ScriptedEngine(lambda x: x, inputs=(TensorSpec(name="x", datatype="FP32", shape=(1, 2)),))
+    other.activate(ModelIdentity("digits", "1.1.0", "sha256:" + "1" * 64, "float"), model_of(engine))
+    Experiment("digits", Split("s", WEIGHTS), {"1.0.0": host("1.0.0"), "1.1.0": other})
 
 
 def test_another_server_of_models_takes_no_notice_of_keys() -> None:
