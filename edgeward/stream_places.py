@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 import click
 
 from edgeward.stream_mqtt import MqttItems, MqttResults
 from fleet_io.clock import system_chance
 from fleet_io.mqtt import Broker, Identity, MqttTransport
+from fleet_io.ownership import owning_file
 from fleet_io.transport import Transport
+from runtime.errors import StreamBroken
 from runtime.streaming import Policy, Results, Source
 from runtime.streaming.camera import CameraItems
 from runtime.streaming.directory import DirectoryItems, Seen, existing
@@ -46,6 +48,10 @@ class Wanted:
     policy: Policy | None
     state: Path | None
     once: bool
+
+    def seen(self) -> Path:
+        """Where a directory's done files are remembered. Raises `StreamBroken` where there is no such directory."""
+        return self.state or existing(Path(self.source[1])) / SEEN_FILE
 
     def chosen_policy(self) -> Policy:
         """That of the command line, else the newest frame of a live camera, and every item of anything else."""
@@ -82,6 +88,8 @@ def opened(wanted: Wanted, stop: threading.Event) -> Iterator[tuple[Source, Resu
         if "mqtt" in (wanted.source[0], wanted.results[0]):
             transport = MqttTransport(wanted.broker, wanted.identity, client_id=wanted.client_id, chance=system_chance())
             held.callback(transport.stop)
+        if wanted.source[0] == "dir":
+            held.enter_context(owning_file(wanted.seen(), "stream"))
         ends = _source(wanted, transport), _results(wanted, transport, stop)
         if transport is not None:
             transport.on_disconnected(lambda reason: click.echo(f"The broker is away: {reason}", err=True))
@@ -92,13 +100,12 @@ def opened(wanted: Wanted, stop: threading.Event) -> Iterator[tuple[Source, Resu
 def _source(wanted: Wanted, transport: Transport | None) -> Source:
     match wanted.source:
         case ("dir", place):
-            directory = existing(Path(place))
-            return DirectoryItems(directory, Seen(wanted.state or directory / SEEN_FILE), follow=not wanted.once)
+            return DirectoryItems(Path(place), Seen(wanted.seen()), follow=not wanted.once)
         case ("camera", place):
             return CameraItems(place)
         case ("mqtt", topic) if transport is not None:
             return MqttItems(transport, topic)
-    return LineItems(sys.stdin.fileno())
+    return LineItems(_standard(sys.stdin, "stdin").fileno())
 
 
 def _results(wanted: Wanted, transport: Transport | None, stop: threading.Event) -> Results:
@@ -107,4 +114,11 @@ def _results(wanted: Wanted, transport: Transport | None, stop: threading.Event)
             return FileResults(Path(place))
         case ("mqtt", topic) if transport is not None:
             return MqttResults(transport, topic, policy=wanted.chosen_policy(), stop=stop)
-    return StreamResults(sys.stdout.buffer)
+    return StreamResults(_standard(sys.stdout, "stdout").buffer)
+
+
+def _standard(stream: TextIO | None, name: str) -> TextIO:
+    """Python has none where the caller closed it. Raises `StreamBroken`."""
+    if stream is None:
+        raise StreamBroken(f"{name} is closed. Open it, or name another place.")
+    return stream

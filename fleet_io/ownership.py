@@ -1,4 +1,4 @@
-"""One process for one directory: a lock that ends with its process, however it ends."""
+"""One process for one directory or file: a lock that ends with its process, however it ends."""
 
 from __future__ import annotations
 
@@ -17,13 +17,24 @@ LOCK_FILE = "owner.lock"
 @contextmanager
 def owning(directory: Path, what: str) -> Iterator[None]:
     """Hold `directory` for this process. Raises `AlreadyOwned` at once when another has it; `what` names that owner."""
-    lock = FileLock(make_directory(directory) / LOCK_FILE)
+    with _locked(make_directory(directory) / LOCK_FILE, f"{directory} is in use by another {what}", "directory"):
+        yield
+
+
+@contextmanager
+def owning_file(path: Path, what: str) -> Iterator[None]:
+    """The same for a file, by another one beside it."""
+    with _locked(path.with_name(f"{path.name}.lock"), f"{path} is in use by another {what}", "file"):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, used: str, kind: str) -> Iterator[None]:
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise AlreadyOwned(
-            f"{directory} is in use by another {what}. Stop that one first, or choose another directory."
-        ) from error
+        raise AlreadyOwned(f"{used}. Stop that one first, or choose another {kind}.") from error
     try:
         yield
     finally:

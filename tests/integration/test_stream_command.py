@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeward import stream_places
 from edgeward.broker import free_port
 from fleet_io.clock import system_chance
 from fleet_io.mqtt import Broker, MqttTransport
 from fleet_io.transport import Message
+from runtime.errors import StreamBroken
 from tests.support import models
 from tests.support.central_side import edgeward
 from tests.support.waiting import until
@@ -65,6 +69,9 @@ def test_a_stream_that_was_killed_goes_on_where_it_was(model: Path, tmp_path: Pa
     write_sample(inbox, "new", seed=9)
     with started(model, "--from", f"dir:{inbox}", "--to", f"file:{out}") as process:
         until(lambda: lines(out)[-1]["item"] == "new.npy", "the new file is answered")
+        second = edgeward("stream", model, "--from", f"dir:{inbox}", "--to", f"file:{out}", "--once")
+        assert second.returncode == 1
+        assert "is in use by another stream. Stop that one first" in " ".join(second.stderr.split())
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         assert process.stderr is not None
@@ -197,3 +204,21 @@ def test_what_cannot_be_done_is_one_line(arguments: tuple[str, ...], code: int, 
     assert done.returncode == code
     assert any(each in done.stderr for each in message.split("|")), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout"])
+def test_a_standard_stream_that_the_caller_closed_is_said(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.FileIO(0, closefd=False)))
+    monkeypatch.setattr(sys, name, None)
+    wanted = stream_places.Wanted(
+        source=("stdin", ""),
+        results=("stdout", ""),
+        broker=stream_places.broker("127.0.0.1:1883"),
+        client_id="",
+        identity=None,
+        policy=None,
+        state=None,
+        once=False,
+    )
+    with pytest.raises(StreamBroken, match=f"{name} is closed"), stream_places.opened(wanted, threading.Event()):
+        pass
