@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
@@ -33,7 +33,10 @@ _DATATYPES: Final = {name: datatype for datatype, name in NUMPY_NAMES.items()}
 
 
 class Model(Session):
-    """One loaded variant. Any number of threads may call it at once. `labels` are its class names, where they are known."""
+    """One loaded variant. Any number of threads may call it at once; a `with` block closes it at its end.
+
+    `labels` are its class names, where they are known.
+    """
 
     def __init__(self, engine: Engine, processor: Processor | None = None, labels: tuple[str, ...] = ()) -> None:
         super().__init__()
@@ -59,9 +62,9 @@ class Model(Session):
         engine = self._engine
         if engine is None:
             raise InferenceFailed("This model is closed. Load it again.")
+        fitting = inputs if type(inputs) is dict else _unless_mapping(inputs)
         if len(inputs) != len(self._wanted):
             raise _wrong_names(inputs, self.inputs)
-        fitting = inputs if type(inputs) is dict else None
         for name, want in self._wanted:
             array = inputs.get(name)
             if type(array) is not _ndarray or array.dtype is not want.dtype or array.shape != want.last_shape:
@@ -100,6 +103,12 @@ class Model(Session):
         if engine is None:
             raise InferenceFailed("This model is closed. Load it again.")
         return Model(wrap(engine), self.processor, self.labels)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let go of the engine. Calls that are under way end well; later ones raise `InferenceFailed`."""
@@ -189,6 +198,15 @@ class _Wanted:
             if not isinstance(element, str):  # onnxruntime would take bytes for their repr()
                 name, came = self._spec.name, type(element).__name__
                 raise InvalidInput(f"Input {name} holds a {came}; wanted str, {self._spec.describe()}.")
+
+
+def _unless_mapping(inputs: object) -> dict[str, Array] | None:
+    """Nothing, since a mapping that is no dict has to be looked at closely. Raises `InvalidInput` for what is no mapping."""
+    if not isinstance(inputs, Mapping):
+        raise InvalidInput(
+            f"The inputs are a {type(inputs).__name__}; wanted a mapping of arrays by name. One array alone goes to `predict`."
+        )
+    return None
 
 
 def _wrong_names(inputs: Mapping[str, Array], specs: tuple[TensorSpec, ...]) -> InvalidInput:

@@ -22,11 +22,11 @@ def load(
     path: Path | str,
     *,
     variant: str | None = None,
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     session_options: Mapping[str, str] = NO_OPTIONS,
     threads: int | None = None,
     provider: str | None = None,
-    delegate: Path | None = None,
+    delegate: Path | str | None = None,
     processing: Processing | None = None,
     labels: tuple[str, ...] = (),
 ) -> Model:
@@ -43,7 +43,8 @@ def load(
     options, wants no advice, and `cache` is not looked at. Raises `ModelRejected`, and its `EngineUnavailable` where no
     engine, or not that provider or delegate, works here.
     """
-    path = Path(path)
+    path, delegate = Path(path), None if delegate is None else Path(delegate)
+    cache = None if cache is None else Path(cache)
     advised = cache if provider is None and delegate is None and not session_options else None
     if (path / MANIFEST_FILE).is_file():
         if session_options or processing is not None or labels:

@@ -105,6 +105,8 @@ class OnnxEngine:
             answers: list[Array] = self._run(self._output_names, inputs, self._run_options)
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise InvalidInput(f"onnxruntime refuses the inputs: {_said(error)}") from error
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"A text cannot be said in UTF-8: {error}.") from error
         except Exception as error:  # onnxruntime's errors have no common root
             raise InferenceFailed(f"onnxruntime failed: {_said(error)}") from error
         return answers

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fleet_protocol.tensors import TensorSpec
-from runtime import InvalidInput, Model
+from fleet_protocol.tensors import DataType, TensorSpec
+from runtime import InferenceFailed, InvalidInput, Model
 from runtime.engine import Array
 from runtime.session import INLINE_S
 from tests.support.engines import ScriptedEngine, fixed
@@ -63,6 +64,55 @@ def test_an_array_of_another_type_is_still_refused() -> None:
 def test_what_is_no_array_is_refused(wrong: object) -> None:
     with pytest.raises(InvalidInput):
         Seen().model.predict(wrong)
+
+
+def echo(datatype: DataType) -> Model:
+    spec = TensorSpec(name="x", datatype=datatype, shape=(-1,))
+    return Model(ScriptedEngine(lambda x: x, inputs=(spec,), outputs=(spec,)))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values"),
+    [
+        ("INT64", [1.5]),
+        ("INT64", ["1"]),
+        ("INT64", [2**64]),
+        ("INT8", [128]),
+        ("UINT8", [-1]),
+        ("BOOL", [1]),
+        ("BOOL", ["no"]),
+        ("FP32", ["1"]),
+        ("FP16", [70000.0]),
+        ("FP32", [1e39]),
+        ("FP32", [1j]),
+    ],
+)
+def test_a_list_that_would_become_other_values_is_refused(datatype: DataType, values: list[object]) -> None:
+    with pytest.raises(InvalidInput, match="Input x cannot be made of this"):
+        echo(datatype).predict(values)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values"),
+    [("INT64", []), ("INT8", [-128, 127]), ("UINT64", [2**64 - 1]), ("BOOL", [True]), ("FP16", [1, 2.5]), ("FP32", [True, 7])],
+)
+def test_a_list_of_what_the_type_can_hold_is_taken(datatype: DataType, values: list[object]) -> None:
+    answer = echo(datatype).predict(values)
+    assert isinstance(answer, np.ndarray)
+    assert answer.tolist() == values
+
+
+@pytest.mark.parametrize("wrong", [[np.zeros((1, 2), np.float32)], np.zeros((1, 2), np.float32), "x", None])
+def test_the_call_takes_a_mapping_and_says_what_takes_the_only_input(wrong: Any) -> None:
+    with pytest.raises(InvalidInput, match=f"The inputs are a {type(wrong).__name__}; wanted a mapping .* goes to `predict`"):
+        Seen().model(wrong)
+
+
+def test_a_model_is_closed_at_the_end_of_its_block() -> None:
+    with Seen().model as model:
+        model.predict([[1, 2]])
+    with pytest.raises(InferenceFailed, match="This model is closed"):
+        model.predict([[1, 2]])
 
 
 def test_several_inputs_come_by_name_and_several_outputs_go_so() -> None:

@@ -109,7 +109,7 @@ def test_requests_are_merged_where_the_tuner_saw_a_gain(
 ) -> None:
     found = tuning(threads=threads, gains={4: gain, 8: 0.9})
     keep(tmp_path, source, found)
-    assert is_batched(runtime.load(path, cache=tmp_path)) is merged
+    assert is_batched(runtime.load(path, cache=str(tmp_path))) is merged
     assert is_batched(measurement.load_tuned(path, found)) is merged
     assert not is_batched(runtime.load(path))
 
