@@ -37,7 +37,7 @@ def document(source: Source, opened: Model, answer: Inference, results: Results)
 
 
 def show(source: Source, opened: Model, answer: Inference, results: Results) -> None:
-    """The answer as a table: declared results, else the best classes, else the numbers."""
+    """The answer as tables: declared results; else the best classes, and the numbers of what are no class scores."""
     identity = answer.identity
     terminal.out.print(f"[bold]{identity.model} {identity.version}[/] ({identity.variant}, {opened.engine})")
     ranked = _ranked(source, opened, answer)
@@ -47,10 +47,9 @@ def show(source: Source, opened: Model, answer: Inference, results: Results) -> 
         columns = ("sample", *("first", "second", "third")[: len(ranked[0])])
         rows = [[at, *(f"{each['class']}  {each['score']:.4f}" for each in best)] for at, best in enumerate(ranked)]
         _print_table(columns, rows)
-    else:
-        values = [
-            (name, each.dtype.name, list(each.shape), escape(np.array2string(each))) for name, each in answer.outputs.items()
-        ]
+    others = {} if results else {spec.name: answer.outputs[spec.name] for spec in opened.outputs[1 if ranked else 0 :]}
+    if others:
+        values = [(name, each.dtype.name, list(each.shape), escape(np.array2string(each))) for name, each in others.items()]
         terminal.out.print(terminal.table("", ("output", "type", "shape", "values"), values))
     if not answer.finite:
         terminal.err.print("[bold red]The answer holds NaN or infinity.[/]")
