@@ -17,7 +17,7 @@ from runtime.engine import Array
 from runtime.errors import NotServing, RuntimeFailure
 from runtime.hosting import memory
 from runtime.hosting.admission import Sent, Waiter
-from runtime.hosting.room import Inference, Room, Served
+from runtime.hosting.room import Inference, Room
 
 _LEAST_PATIENCE_S: Final = 0.001
 
@@ -51,9 +51,9 @@ class Place(Waiter):
         """After how many seconds to look again if nobody was told anything till then; None when it is decided."""
         return None if self.decided else self._entrance.look(self)
 
-    def served(self) -> Served:
+    def entered(self) -> Room:
         """What it is a place in. Raises why there is none."""
-        return self._mine()[0].served()
+        return self._mine()[0]
 
     def infer(self, inputs: Mapping[str, Array]) -> Inference:
         """The model's answer; the place is given back. Raises why there is none, or what `ModelHost.infer` raises."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from fleet_protocol.tensors import TensorSpec
+from fleet_protocol.tensors import DYNAMIC, TensorSpec
 from runtime.engine import Array
 from runtime.errors import InvalidInput, ModelUnwell
 from runtime.hosting.admission import Limits, Line
@@ -106,6 +106,7 @@ class Room:
         "owns",
         "places",
         "retired",
+        "sampled",
         "usage",
         "used",
     )
@@ -135,6 +136,8 @@ class Room:
         self.closed = False
         self.owns = True
         """Whether the model ends with this room; not when the next room took it over."""
+        self.sampled = _sampled(model.inputs)
+        """The input whose rows are samples; None: a request is one sample."""
         self.used = time.perf_counter()
         """When the last answer was given."""
         self._call = model.__call__
@@ -183,6 +186,13 @@ class Room:
         long_ago = time.perf_counter() - self.limits.hang_s
         return sum(began < long_ago for began in self.inside[:])
 
+    def is_quick(self, within_s: float) -> bool:
+        """Whether a run takes less than that, as far as is known: it may hold up who serves others too."""
+        typical_s = self.usage.typical_s
+        if typical_s is None or typical_s >= within_s or self.limits.aside:
+            return False
+        return len(self.inside) < 2 or not self.hung()  # whoever asks has gone in just now
+
     def served(self) -> Served:
         """What there is to say of it."""
         model = self.model
@@ -216,3 +226,8 @@ class Room:
     def until_hung(self) -> float:
         """Seconds until the youngest run inside counts as hung, if it goes on so long."""
         return max(self.inside[:], default=0.0) + self.limits.hang_s - time.perf_counter()
+
+
+def _sampled(inputs: tuple[TensorSpec, ...]) -> str | None:
+    """The first input, where its first dimension is free."""
+    return inputs[0].name if inputs and inputs[0].shape[:1] == (DYNAMIC,) else None

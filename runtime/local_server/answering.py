@@ -18,7 +18,6 @@ from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
 from fleet_io.clock import Clock
-from fleet_protocol.tensors import DYNAMIC
 from runtime.engine import Array
 from runtime.errors import (
     DeadlineExceeded,
@@ -69,14 +68,18 @@ def wishes_of(timeout_us: int | None, level: int, key: str | None = None) -> Wis
 
 
 class Question:
-    """One request for a model's answer. `body` is the request's, `served` the version in which it has its place."""
+    """One request for a model's answer. `body` is the request's, `model` the version in which it has its place."""
 
     def __init__(self, place: Place, body: Body, asked_ns: int) -> None:
-        self.served = place.served()
+        room = place.entered()
+        self.model = room.model
+        self.identity = room.identity
+        self.is_small = len(body) <= INLINE_BYTES and room.is_quick(INLINE_S)
+        """Whether the work on it may hold up the event loop."""
         self.body = body
-        self.identity = self.served.identity
         self.finite = True
         self.samples = 1
+        self._sampled = room.sampled
         self._place = place
         self._asked_ns = asked_ns
         self._begun_ns = self._decoded_ns = self._answered_ns = 0
@@ -93,7 +96,8 @@ class Question:
             self.finite = inference.finite
         finally:
             self._answered_ns = time.perf_counter_ns()
-        self.samples = _samples(self.served, inputs)
+        if self._sampled is not None:
+            self.samples = len(inputs[self._sampled])
         return inference
 
     def end(self) -> Spent:
@@ -177,7 +181,7 @@ class Answering:
         except RuntimeFailure as error:
             self._count_refused(error, model, asked_ns)
             raise refusal(error) from error
-        if len(body) <= INLINE_BYTES and _is_quick(question.served):
+        if question.is_small:
             return self._do(work, question)
         return await self._do_elsewhere(work, question, timeout_s, deadline)
 
@@ -230,11 +234,6 @@ class Answering:
             self.statistics.record(model, identity.version, _outcome(error), spent, samples=1, now=self._clock.now())
 
 
-def _is_quick(served: Served) -> bool:
-    """Whether a run of it may hold up the event loop."""
-    return served.typical_s is not None and served.typical_s < INLINE_S and not served.hung and not served.aside
-
-
 class _Meaning(NamedTuple):
     """What a failure is over HTTP, and what it counts as."""
 
@@ -284,10 +283,3 @@ def _wake(loop: asyncio.AbstractEventLoop, turn: asyncio.Event) -> None:
     with contextlib.suppress(RuntimeError):  # the loop has ended, and who waited with it
         loop.call_soon_threadsafe(turn.set)
 
-
-def _samples(served: Served, inputs: Mapping[str, Array]) -> int:
-    """How many samples the inputs hold: the first input's first dimension, where that is free."""
-    first = served.inputs[0] if served.inputs else None
-    if first is None or first.shape[:1] != (DYNAMIC,):
-        return 1
-    return int(inputs[first.name].shape[0])

@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from runtime.local_server.patience import Patience
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -101,11 +103,15 @@ class Exchange:
 
 
 class Bodies:
-    """Reads bodies of at most `limit` bytes, and of `HELD_BODIES` times that all together, whichever protocol they come by."""
+    """Reads bodies of at most `limit` bytes, and of `HELD_BODIES` times that all together, whichever protocol they come by.
+
+    `read` is for one event loop, that of HTTP.
+    """
 
     def __init__(self, limit: int = BODY_BYTES) -> None:
         self.limit = limit
         self._lock = threading.Lock()
+        self._patience = Patience()
         self.held = 0
         """Bytes of all bodies that were read, wholly or in part, and not yet released."""
 
@@ -116,29 +122,31 @@ class Bodies:
         bytes into it can be used as numbers where it is. Raises `Refused` or `Gone`.
         """
         _check_headers(exchange, self.limit)
+        try:
+            return await self._patience.wait(self._gathered(exchange, lead_in), BODY_TIMEOUT_S)
+        except TimeoutError as error:
+            raise RefusedUnread(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from error
+
+    async def _gathered(self, exchange: Exchange, lead_in: int | None) -> Body:
         pieces = bytearray(lead_in or 0)
         took = 0
         try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                while True:
-                    message = await exchange.receive()
-                    if message["type"] == "http.disconnect":
-                        raise Gone
-                    piece: bytes = message.get("body", b"")
-                    more = message.get("more_body", False)
-                    exchange.came_whole = not more
-                    if took + len(piece) > self.limit:
-                        raise _too_large(self.limit)
-                    self.hold(len(piece))
-                    took += len(piece)
-                    if lead_in is None and not pieces and not more:
-                        return piece
-                    pieces += piece
-                    if not more:
-                        return bytes(pieces) if lead_in is None else memoryview(pieces)[lead_in:]
-        except TimeoutError as error:
-            self._let_go(took)
-            raise RefusedUnread(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from error
+            while True:
+                message = await exchange.receive()
+                if message["type"] == "http.disconnect":
+                    raise Gone
+                piece: bytes = message.get("body", b"")
+                more = message.get("more_body", False)
+                exchange.came_whole = not more
+                if took + len(piece) > self.limit:
+                    raise _too_large(self.limit)
+                self.hold(len(piece))
+                took += len(piece)
+                if lead_in is None and not pieces and not more:
+                    return piece
+                pieces += piece
+                if not more:
+                    return bytes(pieces) if lead_in is None else memoryview(pieces)[lead_in:]
         except BaseException:
             self._let_go(took)
             raise

@@ -312,11 +312,11 @@ def _predict(question: Question, *, message: Message) -> Response:
 
 def _classify(question: Question, *, message: Message) -> Response:
     output = scores_output(question).name
-    inference = predicted(question, tfs_grpc.decode_examples(message, question.served.inputs))
+    inference = predicted(question, tfs_grpc.decode_examples(message, question.model.inputs))
     return Response(200, tfs_grpc.encode_classification(inference, output))
 
 
 def _regress(question: Question, *, message: Message) -> Response:
     output = number_output(question).name
-    inference = predicted(question, tfs_grpc.decode_examples(message, question.served.inputs))
+    inference = predicted(question, tfs_grpc.decode_examples(message, question.model.inputs))
     return Response(200, tfs_grpc.encode_regression(inference, output))

@@ -54,7 +54,7 @@ def _verb(part: str) -> tuple[str, str | None]:
 
 
 def _predict(question: Question) -> Response:
-    request = tfs.decode_predict(bytes(question.body), question.served.inputs)
+    request = tfs.decode_predict(bytes(question.body), question.model.inputs)
     inference = predicted(question, request.inputs)
     return Response(200, tfs.encode_predict(inference.outputs, rows=request.rows))
 
@@ -71,7 +71,7 @@ def _regress(question: Question) -> Response:
 
 
 def _on_examples(question: Question) -> Inference:
-    return predicted(question, tfs.decode_examples(bytes(question.body), question.served.inputs))
+    return predicted(question, tfs.decode_examples(bytes(question.body), question.model.inputs))
 
 
 _WORK: Final[dict[str | None, Work]] = {"predict": _predict, "classify": _classify, "regress": _regress}

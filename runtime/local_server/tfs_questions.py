@@ -23,7 +23,7 @@ def predicted(question: Question, inputs: Mapping[str, Array]) -> Inference:
 
 def scores_output(question: Question) -> TensorSpec:
     """The output with a score for each class. Raises `MalformedRequest` when there is none."""
-    for spec in question.served.outputs:
+    for spec in question.model.outputs:
         if looks_like_scores(spec):
             return spec
     raise MalformedRequest(f"{question.identity.model} has no class scores. Ask it with predict.")
@@ -31,7 +31,7 @@ def scores_output(question: Question) -> TensorSpec:
 
 def number_output(question: Question) -> TensorSpec:
     """The output with one number for each sample. Raises `MalformedRequest` when there is none."""
-    for spec in question.served.outputs:
+    for spec in question.model.outputs:
         if _is_one_number(spec):
             return spec
     raise MalformedRequest(f"{question.identity.model} does not answer one number for a sample. Ask it with predict.")
