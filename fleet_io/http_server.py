@@ -49,7 +49,7 @@ class HttpServer:
                 app,
                 http=BoundedProtocol,
                 ws="none",
-                loop="asyncio",
+                loop="auto",
                 lifespan="off",
                 interface="asgi3",
                 log_config=None,

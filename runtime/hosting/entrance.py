@@ -30,15 +30,13 @@ class Place(Waiter):
 
     __slots__ = ("_began", "_entrance", "_why", "_woken", "room", "version")
 
-    def __init__(
-        self, entrance: Entrance, version: str | None, deadline: float, priority: int, woken: Callable[[], object]
-    ) -> None:
+    def __init__(self, entrance: Entrance, version: str | None, deadline: float, priority: int) -> None:
         super().__init__(deadline, priority)
         self.version = version
         self.room: Room | None = None
         """Which it is in, or waits for."""
         self._entrance = entrance
-        self._woken = woken
+        self._woken: Callable[[], object] | None = None
         self._began: float | None = None
         self._why: RuntimeFailure | None = None
 
@@ -46,6 +44,10 @@ class Place(Waiter):
     def decided(self) -> bool:
         """Whether the wait is over, well or not."""
         return self._began is not None or self._why is not None
+
+    def call(self, woken: Callable[[], object]) -> None:
+        """Call `woken` when it is decided, on whatever thread that happens; ask afterwards whether it was already."""
+        self._woken = woken
 
     def patience(self) -> float | None:
         """After how many seconds to look again if nobody was told anything till then; None when it is decided."""
@@ -79,7 +81,8 @@ class Place(Waiter):
 
     def tell(self) -> None:
         """Wake who waits for the decision. For the entrance, without its lock."""
-        self._woken()
+        if self._woken is not None:
+            self._woken()
 
     def release(self) -> float | None:
         """When it went inside, if it is there; it is over now. For the entrance, under its lock."""
@@ -114,10 +117,9 @@ class Entrance:
         version: str | None = None,
         deadline: float | None = None,
         priority: int = 0,
-        woken: Callable[[], object] = lambda: None,
     ) -> Place:
         """A place, had at once or waited for. Raises `NotServing`, `Overloaded`, `DeadlineExceeded` or `ModelUnwell`."""
-        place = Place(self, version, inf if deadline is None else deadline, priority, woken)
+        place = Place(self, version, inf if deadline is None else deadline, priority)
         now = self._clock.monotonic()
         with self.lock:
             room = self.active(model, version)
@@ -135,8 +137,11 @@ class Entrance:
 
     def wait_for(self, model: str, *, version: str | None, deadline: float | None, priority: int) -> Place:
         """A place in which to run now; this thread waits for it. Raises what `place` raises, when one infers."""
+        place = self.place(model, version=version, deadline=deadline, priority=priority)
+        if place.decided:
+            return place
         turn = threading.Event()
-        place = self.place(model, version=version, deadline=deadline, priority=priority, woken=turn.set)
+        place.call(turn.set)
         try:
             while (patience := place.patience()) is not None:
                 turn.wait(patience)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from fleet_protocol.telemetry import ModelUsage
@@ -105,11 +105,10 @@ class Experiment:
         version: str | None = None,
         deadline: float | None = None,
         priority: int = 0,
-        woken: Callable[[], object] = lambda: None,
     ) -> Place:
         """See `ModelHost.place`."""
         arm = self._with(version)
-        return arm.place(model_name, version=version, deadline=deadline, priority=priority, woken=woken)
+        return arm.place(model_name, version=version, deadline=deadline, priority=priority)
 
     def describe(self, model_name: str, *, version: str | None = None) -> Served:
         """See `Serving`."""

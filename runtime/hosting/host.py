@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from fleet_io.clock import Clock, SystemClock
@@ -94,13 +94,12 @@ class ModelHost:
         version: str | None = None,
         deadline: float | None = None,
         priority: int = 0,
-        woken: Callable[[], object] = lambda: None,
     ) -> Place:
-        """A place in which to `infer`, for who cannot wait on this thread: `woken` is called when it is decided.
+        """A place in which to `infer`, for who cannot wait on this thread; `Place.call` says when it is decided.
 
         Raises `NotServing`, `Overloaded`, `DeadlineExceeded` or `ModelUnwell`.
         """
-        return self._entrance.place(model_name, version=version, deadline=deadline, priority=priority, woken=woken)
+        return self._entrance.place(model_name, version=version, deadline=deadline, priority=priority)
 
     def at_hand(self, model_name: str) -> bool:  # noqa: ARG002  # the same for all
         """See `runtime.hosting.serving.Serving`: what is active here is loaded."""

@@ -13,7 +13,7 @@ budget.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -155,11 +155,10 @@ class ModelPool:
         version: str | None = None,
         deadline: float | None = None,
         priority: int = 0,
-        woken: Callable[[], object] = lambda: None,
     ) -> Place:
         """See `ModelHost.place`, of a model that is at hand."""
         try:
-            return self._host.place(model_name, version=version, deadline=deadline, priority=priority, woken=woken)
+            return self._host.place(model_name, version=version, deadline=deadline, priority=priority)
         except NotServing:
             self._check_version(model_name, version)
             raise Overloaded(f"{model_name} had to make room for another model just now. Ask again.") from None

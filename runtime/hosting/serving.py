@@ -5,7 +5,6 @@ Every method may be called from any thread. All but `fetch` and `describe` are q
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from runtime.hosting.entrance import Place
@@ -39,7 +38,6 @@ class Serving(Protocol):
         version: str | None = None,
         deadline: float | None = None,
         priority: int = 0,
-        woken: Callable[[], object] = ...,
     ) -> Place:
         """See `ModelHost.place`."""
         ...

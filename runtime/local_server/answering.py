@@ -176,7 +176,11 @@ class Answering:
         deadline = self._clock.monotonic() + timeout_s
         try:
             serving = self.host if version is not None else serving_for(self.host, wishes.key)
-            place = await self._place(serving, model, version, deadline, wishes.priority)
+            if not serving.at_hand(model):
+                await self._fetch(serving, model, deadline)
+            place = serving.place(model, version=version, deadline=deadline, priority=wishes.priority)
+            if not place.decided:
+                await _decision(place)
             question = Question(place, body, asked_ns)
         except RuntimeFailure as error:
             self._count_refused(error, model, asked_ns)
@@ -185,22 +189,12 @@ class Answering:
             return self._do(work, question)
         return await self._do_elsewhere(work, question, timeout_s, deadline)
 
-    async def _place(self, serving: Serving, model: str, version: str | None, deadline: float, priority: int) -> Place:
-        """A place that is decided. Raises `RuntimeFailure`."""
-        loop, turn = asyncio.get_running_loop(), asyncio.Event()
+    async def _fetch(self, serving: Serving, model: str, deadline: float) -> None:
+        """Until it is at hand. Raises `RuntimeFailure`."""
+        loop = asyncio.get_running_loop()
         while not serving.at_hand(model):
             fetching = loop.run_in_executor(self.threads, partial(serving.fetch, model, deadline=deadline))
             await _within(fetching, deadline - self._clock.monotonic(), model)
-        place = serving.place(model, version=version, deadline=deadline, priority=priority, woken=partial(_wake, loop, turn))
-        try:
-            while (patience := place.patience()) is not None:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(patience):
-                        await turn.wait()
-        except BaseException:
-            place.give_back()
-            raise
-        return place
 
     async def _do_elsewhere(self, work: Work, question: Question, timeout_s: float, deadline: float) -> Response:
         """On another thread, which goes on when the deadline is over: nothing can stop a model that runs."""
@@ -264,6 +258,20 @@ def _outcome(error: RuntimeFailure) -> Outcome:
     return _MEANINGS.get(type(error), _FAILED).outcome
 
 
+async def _decision(place: Place) -> None:
+    """Until the place is decided, which costs a task that is cancelled meanwhile its place."""
+    turn = asyncio.Event()
+    place.call(partial(_wake, asyncio.get_running_loop(), turn))
+    try:
+        while (patience := place.patience()) is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await turn.wait()
+    except BaseException:
+        place.give_back()
+        raise
+
+
 async def _within(doing: asyncio.Future[T], seconds: float, model: str) -> T:
     """Its result; it goes on when `DeadlineExceeded` is raised."""
     done, _ = await asyncio.wait({doing}, timeout=max(0.0, seconds))
@@ -282,4 +290,3 @@ def _forget(done: asyncio.Future[T]) -> None:
 def _wake(loop: asyncio.AbstractEventLoop, turn: asyncio.Event) -> None:
     with contextlib.suppress(RuntimeError):  # the loop has ended, and who waited with it
         loop.call_soon_threadsafe(turn.set)
-

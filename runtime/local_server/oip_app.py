@@ -15,7 +15,7 @@ from runtime import oip_binary
 from runtime.errors import MalformedRequest
 from runtime.hosting.repository import Repository
 from runtime.local_server import oip, oip_facts
-from runtime.local_server.answering import Answering, Question, Wishes, wishes_of
+from runtime.local_server.answering import NO_WISHES, Answering, Question, Wishes, wishes_of
 from runtime.local_server.exchange import Body, Exchange, Header, Refused, RefusedUnread, Response, json_response
 from runtime.local_server.oip_facts import OpenInferenceFacts
 from runtime.shadowing.shadow_record import Recording, ShadowRecord
@@ -44,6 +44,10 @@ class OpenInference:
     async def respond(self, exchange: Exchange) -> Response:
         """The response to one request. Raises `Refused` or `Gone`."""
         match exchange.parts[1:]:
+            case ["models", name, "infer"]:
+                return await self._infer(exchange, name, None)
+            case ["models", name, "versions", version, "infer"]:
+                return await self._infer(exchange, name, version)
             case ["models", name, *rest] if rest or name != "stats":
                 return await self._model(exchange, name, rest)
             case ["repository", *rest]:
@@ -70,9 +74,6 @@ class OpenInference:
         version = None
         if len(rest) >= 2 and rest[0] == "versions":
             version, rest = rest[1], rest[2:]
-        if rest == ["infer"]:
-            exchange.only("POST")
-            return await self._infer(exchange, name, version)
         if rest not in ([], ["ready"], ["config"], ["stats"], ["shadow"]):
             raise exchange.nothing_here("A model has /infer, /ready, /config, /stats and /shadow.")
         exchange.only("GET")
@@ -96,10 +97,10 @@ class OpenInference:
         return observer.record()
 
     async def _infer(self, exchange: Exchange, name: str, version: str | None) -> Response:
+        exchange.only("POST")
         said = exchange.headers.get(oip_binary.HEADER)
         if said is None:
-            work = partial(_answer, header_length=None)
-            return await self._answering.answer(exchange, name, version, work, wishes=_wishes)
+            return await self._answering.answer(exchange, name, version, _answer, wishes=_wishes)
         try:
             length = oip_binary.header_length(said)
         except MalformedRequest as error:
@@ -133,10 +134,11 @@ class OpenInference:
 
 def _wishes(body: Body, *, header_length: int | None = None) -> Wishes:
     """What the request says of its time and importance, found without reading its tensors."""
-    return wishes_of(*oip.read_wishes(body, header_length=header_length))
+    wished = oip.read_wishes(body, header_length=header_length)
+    return NO_WISHES if wished is None else wishes_of(*wished)
 
 
-def _answer(question: Question, *, header_length: int | None) -> Response:
+def _answer(question: Question, *, header_length: int | None = None) -> Response:
     request = oip.decode_request(question.body, header_length=header_length)
     inference = question.infer(request.inputs)
     answer = oip.encode_response(
