@@ -55,11 +55,15 @@ class Place(Waiter):
 
     def entered(self) -> Room:
         """What it is a place in. Raises why there is none."""
-        return self._mine()[0]
+        if self._why is not None:
+            raise self._why
+        assert self.room is not None
+        return self.room
 
     def infer(self, inputs: Mapping[str, Array]) -> Inference:
         """The model's answer; the place is given back. Raises why there is none, or what `ModelHost.infer` raises."""
-        room, began = self._mine()
+        room, began = self.entered(), self._began
+        assert began is not None, "asked before it was decided"
         self._began, self._why = None, _SPENT
         return room.answer(inputs, began, time.perf_counter())
 
@@ -89,13 +93,6 @@ class Place(Waiter):
         began, self._began = self._began, None
         self._why = self._why or _SPENT
         return began
-
-    def _mine(self) -> tuple[Room, float]:
-        if self._why is not None:
-            raise self._why
-        assert self.room is not None
-        assert self._began is not None, "asked before it was decided"
-        return self.room, self._began
 
 
 _SPENT: Final = NotServing("This place was given back. Ask for another one.")

@@ -82,11 +82,9 @@ class Question:
         self._sampled = room.sampled
         self._place = place
         self._asked_ns = asked_ns
-        self._begun_ns = self._decoded_ns = self._answered_ns = 0
-
-    def begin(self) -> None:
-        """The work on it begins."""
-        self._begun_ns = time.perf_counter_ns()
+        self.begun_ns = 0
+        """When the work on it began."""
+        self._decoded_ns = self._answered_ns = 0
 
     def infer(self, inputs: Mapping[str, Array]) -> Inference:
         """The model's answer, once. Raises what `ModelHost.infer` raises."""
@@ -106,7 +104,7 @@ class Question:
         now = time.perf_counter_ns()
         decoded = self._decoded_ns or now
         answered = self._answered_ns or decoded
-        return Spent(self._begun_ns - self._asked_ns, decoded - self._begun_ns, answered - decoded, now - answered)
+        return Spent(self.begun_ns - self._asked_ns, decoded - self.begun_ns, answered - decoded, now - answered)
 
 
 Work = Callable[[Question], Response]
@@ -206,7 +204,7 @@ class Answering:
 
     def _do(self, work: Work, question: Question) -> Response:
         outcome: Outcome = "failed"
-        question.begin()
+        question.begun_ns = time.perf_counter_ns()
         try:
             response = work(question)
             outcome = "answered" if question.finite else "non_finite"

@@ -70,7 +70,9 @@ class Application:
         except Gone:
             return
         except Exception:  # whatever it was, the next request must work
-            log.exception("a request to %s failed (traceparent %s)", exchange.path, _trace(exchange))
+            log.exception(
+                "a request to %s failed (traceparent %s)", exchange.path, trace_of(exchange.headers.get(b"traceparent"))
+            )
             response = Refused(500, "The server failed on this request; its log says how.").response
         if response.status != 200:
             self._statistics.refuse(response.status)
@@ -79,7 +81,7 @@ class Application:
             (b"content-length", str(len(response.body)).encode()),
             *response.headers,
         ]
-        trace = _trace(exchange)
+        trace = trace_of(exchange.headers.get(b"traceparent"))
         if trace is not None:
             headers.append((b"traceparent", trace))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
@@ -116,7 +118,3 @@ class Application:
             raise RefusedUnread(
                 401, "This server wants a token: Authorization: Bearer <token>.", (b"www-authenticate", b"Bearer")
             )
-
-
-def _trace(exchange: Exchange) -> bytes | None:
-    return trace_of(exchange.headers.get(b"traceparent"))

@@ -8,7 +8,7 @@ Here are the JSON and the classification extension; raw tensors behind the JSON 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -192,15 +192,18 @@ def encode_response(
     return Answer(b"".join([head, *raw]), len(head)) if raw else Answer(head, None)
 
 
-def chosen(
-    outputs: Mapping[str, Array], request: InferRequest, labels: tuple[str, ...]
-) -> Iterator[tuple[WantedOutput, Array]]:
+def chosen(outputs: Mapping[str, Array], request: InferRequest, labels: tuple[str, ...]) -> list[tuple[WantedOutput, Array]]:
     """The outputs that the request wants, in its order, or else all. Raises `MalformedRequest`."""
-    for wanted in request.outputs or [WantedOutput(name, request.binary) for name in outputs]:
-        array = outputs.get(wanted.name)
-        if array is None:
-            raise MalformedRequest(f"The model has no output {wanted.name}; it has {', '.join(outputs)}.")
-        yield wanted, _best_classes(wanted, array, labels) if wanted.classes else array
+    if request.outputs is None:
+        return [(WantedOutput(name, request.binary), array) for name, array in outputs.items()]
+    return [(wanted, _wanted_of(outputs, wanted, labels)) for wanted in request.outputs]
+
+
+def _wanted_of(outputs: Mapping[str, Array], wanted: WantedOutput, labels: tuple[str, ...]) -> Array:
+    array = outputs.get(wanted.name)
+    if array is None:
+        raise MalformedRequest(f"The model has no output {wanted.name}; it has {', '.join(outputs)}.")
+    return _best_classes(wanted, array, labels) if wanted.classes else array
 
 
 def datatype_of(array: Array) -> DataType:

@@ -5,6 +5,7 @@ one for each, which costs a small request a twentieth of its time. So a wait may
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from typing import Any, Final, TypeVar
 
@@ -23,10 +24,11 @@ class Patience:
 
     async def wait(self, awaited: Awaitable[T], seconds: float) -> T:
         """What is awaited. Raises `TimeoutError` when that takes longer."""
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        task = asyncio.current_task()
         assert task is not None
-        self._until[task] = loop.time() + seconds
+        self._until[task] = time.perf_counter() + seconds
         if self._looking is None:
+            loop = asyncio.get_running_loop()
             self._looking = loop.call_later(LOOK_S, self._look, loop)
         try:
             return await awaited
@@ -40,7 +42,7 @@ class Patience:
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._looking = loop.call_later(LOOK_S, self._look, loop) if self._until else None
-        now = loop.time()
+        now = time.perf_counter()
         for task, until in self._until.items():
             if until <= now and task not in self._over:
                 self._over.add(task)

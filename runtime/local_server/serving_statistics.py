@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
 Outcome = Literal["answered", "non_finite", "invalid", "failed", "overloaded", "late", "unwell"]
@@ -38,10 +38,6 @@ class Spent(NamedTuple):
         """All of it."""
         return self.queue + self.decode + self.infer + self.encode
 
-    def plus(self, other: Spent) -> Spent:
-        """Both together."""
-        return Spent(self.queue + other.queue, self.decode + other.decode, self.infer + other.infer, self.encode + other.encode)
-
 
 @dataclass(slots=True)
 class Totals:
@@ -49,19 +45,25 @@ class Totals:
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     samples: int = 0
-    spent: Spent = field(default_factory=Spent)
-    """Of the requests that were answered."""
+    queue_ns: int = 0
+    """Of the requests that were answered, as are the other three parts of their time."""
+    decode_ns: int = 0
+    infer_ns: int = 0
+    encode_ns: int = 0
     failed_ns: int = 0
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
     """Of all requests, by `BOUNDS_S`; not cumulative."""
     total_s: float = 0.0
     last: float = 0.0
 
+    @property
+    def spent(self) -> Spent:
+        """Where the time of the requests that were answered went, all together."""
+        return Spent(self.queue_ns, self.decode_ns, self.infer_ns, self.encode_ns)
+
     def copied(self) -> Totals:
         """The same numbers, which do not change any more."""
-        return Totals(
-            self.outcomes.copy(), self.samples, self.spent, self.failed_ns, self.buckets.copy(), self.total_s, self.last
-        )
+        return replace(self, outcomes=self.outcomes.copy(), buckets=self.buckets.copy())
 
 
 class ServingStatistics:
@@ -84,16 +86,20 @@ class ServingStatistics:
 
     def record(self, model: str, version: str, outcome: Outcome, spent: Spent, *, samples: int, now: float) -> None:
         """Count one request that ended at `now` (epoch seconds)."""
-        key, nanoseconds = (model, version), spent.total()
+        queue, decode, infer, encode = spent
+        nanoseconds = queue + decode + infer + encode
+        seconds = nanoseconds / _NS
         with self._lock:
-            totals = self._totals.get(key) or self._new(key)
+            totals = self._totals.get((model, version)) or self._new((model, version))
             totals.outcomes[outcome] += 1
-            seconds = nanoseconds / _NS
             totals.buckets[bisect_left(BOUNDS_S, seconds)] += 1
             totals.total_s += seconds
             if outcome == "answered":
                 totals.samples += samples
-                totals.spent = totals.spent.plus(spent)
+                totals.queue_ns += queue
+                totals.decode_ns += decode
+                totals.infer_ns += infer
+                totals.encode_ns += encode
                 totals.last = now
             else:
                 totals.failed_ns += nanoseconds
