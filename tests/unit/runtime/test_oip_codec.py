@@ -37,6 +37,19 @@ def test_flat_and_nested_data_are_the_same() -> None:
         assert got.tolist() == [[1, 2], [3, 4]]
 
 
+@pytest.mark.parametrize(
+    ("datatype", "largest", "beyond"), [("FP32", 3.4028235e38, 3.4028236e38), ("FP16", 65519, 65520), ("FP64", 1.79e308, None)]
+)
+def test_numbers_are_taken_up_to_the_largest_that_their_datatype_rounds_to(
+    datatype: str, largest: float, beyond: float
+) -> None:
+    got = read(data=[largest, 0, -largest, 1], datatype=datatype)
+    assert got.tolist() == [[np.finfo(got.dtype).max if beyond else largest, 0], [-got[0, 0], 1]]
+    for wrong in (beyond, -beyond) if beyond else ():
+        with pytest.raises(MalformedRequest, match=f"outside of {datatype}"):
+            read(data=[1, 2, wrong, 3], datatype=datatype)
+
+
 def test_a_scalar_and_an_empty_tensor_are_read() -> None:
     assert read(shape=[], data=[7]).shape == ()
     assert read(shape=[0, 4], data=[]).shape == (0, 4)
