@@ -89,12 +89,21 @@ def opened(wanted: Wanted, stop: threading.Event) -> Iterator[tuple[Source, Resu
             transport = MqttTransport(wanted.broker, wanted.identity, client_id=wanted.client_id, chance=system_chance())
             held.callback(transport.stop)
         if wanted.source[0] == "dir":
-            held.enter_context(owning_file(wanted.seen(), "stream"))
+            _own(wanted.seen(), held)
         ends = _source(wanted, transport), _results(wanted, transport, stop)
         if transport is not None:
             transport.on_disconnected(lambda reason: click.echo(f"The broker is away: {reason}", err=True))
             transport.start()
         yield ends
+
+
+def _own(seen: Path, held: contextlib.ExitStack) -> None:
+    """Let no other stream remember its files there meanwhile. Raises `StreamBroken` or `AlreadyOwned`."""
+    try:
+        seen.touch()  # a lock would make missing directories
+        held.enter_context(owning_file(seen, "stream"))
+    except OSError as error:
+        raise StreamBroken(f"{seen} cannot be kept: {error.strerror or error}. Choose another place with --state.") from error
 
 
 def _source(wanted: Wanted, transport: Transport | None) -> Source:

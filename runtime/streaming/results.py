@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,8 @@ class FileResults:
 
     def close(self) -> None:
         """See `Results`."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # it would try again what `write` has said cannot be written
+            self._file.close()
 
 
 class StreamResults:

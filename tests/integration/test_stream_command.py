@@ -195,6 +195,7 @@ def test_messages_become_results_and_a_broker_that_goes_and_comes_is_outlived(mo
         (("--from", "mqtt:a/#/b"), 2, "'a/#/b': + and # stand alone between slashes, and # only at the end"),
         (("--from", "mqtt:a/b+"), 2, "+ and # stand alone between slashes"),
         (("--from", "dir:/nowhere"), 1, "/nowhere is no directory"),
+        (("--from", "dir:.", "--state", "/proc/seen"), 1, "/proc/seen cannot be kept"),
         (("--from", "stdin", "--to", "file:/nowhere/out"), 1, "/nowhere/out cannot be written"),
         (("--from", "camera:0"), 1, "edgeward[camera]|cannot open"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -379,6 +380,18 @@ def test_results_in_a_file_go_on_after_a_line_that_a_crash_cut_short(tmp_path: P
     results.write(Answered(item="b", time=0.0, model="m"))
     results.close()
     assert [json.loads(line)["item"] for line in path.read_bytes().splitlines()] == ["a", "b"]
+
+
+def test_a_file_that_cannot_grow_is_said_once_and_closing_it_says_nothing_more(tmp_path: Path) -> None:
+    results = FileResults(tmp_path / "results.jsonl")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, usual[1]))
+    try:
+        with pytest.raises(StreamBroken, match=r"results\.jsonl cannot be written: File too large"):
+            results.write(Answered(item="a", time=0.0, model="m"))
+        results.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 def test_a_file_that_cannot_be_written_breaks_the_stream_and_a_result_is_one_line(tmp_path: Path) -> None:
