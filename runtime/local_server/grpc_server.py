@@ -20,6 +20,8 @@ from runtime.local_server.grpc_app import MODELS, OPEN_INFERENCE, PREDICTION, Gr
 
 CONCURRENT: Final = 32
 """Calls under way at once; one more is refused. Each may hold one message that is not wholly here yet."""
+CONNECTIONS: Final = 256
+"""At once. With HTTP's (`fleet_io.http_bounds`), fewer than the 1,024 files that a process may usually have open."""
 METADATA_BYTES: Final = 16 * 1024
 _KEEP_ALIVE_MS: Final = 60_000
 _IDENTITY_ONLY: Final = 1
@@ -95,6 +97,7 @@ def _options(limit: int) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.max_concurrent_streams", CONCURRENT),
+        ("grpc.max_allowed_incoming_connections", CONNECTIONS),
         ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
         ("grpc.so_reuseport", 0),  # else a second server would take half of the first one's calls
         ("grpc.keepalive_time_ms", _KEEP_ALIVE_MS),

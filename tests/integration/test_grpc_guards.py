@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import stat
@@ -264,6 +265,32 @@ def test_a_client_that_is_too_slow_ends_with_its_deadline_exceeded(monkeypatch: 
             assert works(channel)
     finally:
         server.stop()
+
+
+def test_connections_are_bounded_and_room_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_server, "CONNECTIONS", 2)
+    server = LocalServer(host_of(1, 0, 0), grpc="127.0.0.1:0")
+    server.start()
+    host, port = str(server.grpc_address).split(":")
+    try:
+        held = [socket.create_connection((host, int(port)), timeout=10) for _ in range(2)]
+        for each in held:
+            each.sendall(http2.opening())
+            assert each.recv(1 << 16)
+        with socket.create_connection((host, int(port)), timeout=10) as third, contextlib.suppress(ConnectionError):
+            assert third.recv(1 << 16) == b""
+        for each in held:
+            each.close()
+        with grpc.insecure_channel(str(server.grpc_address)) as channel:
+            until(lambda: is_answered(channel), "a place is free")
+    finally:
+        server.stop()
+
+
+def is_answered(channel: Any) -> bool:
+    with contextlib.suppress(grpc.RpcError):
+        return works(channel)
+    return False
 
 
 def test_all_messages_together_are_bounded_and_room_comes_back() -> None:
