@@ -1,9 +1,9 @@
 """onnxruntime behind `Engine`: options from a closed list, external data contained, no custom operators.
 
 It runs on the CPU unless another execution provider is asked for (`runtime.engines.providers`). What such a provider leaves to
-the CPU is counted and named in `description`; that it takes nothing at all is an error. Idle threads sleep (`allow_spinning` is
-off): onnxruntime's default burns some 50 ms of CPU after every run, which a device on battery or with other work cannot afford.
-A variant's own session options come on top.
+the CPU is counted and named in `description`; that it takes nothing at all is an error. Threads that wait spin for a moment
+(`SPIN_US`) and then sleep: onnxruntime's default spins for some 50 ms after every run, which a device on battery or with other
+work cannot afford. A variant's own session options come on top.
 """
 
 from __future__ import annotations
@@ -26,6 +26,13 @@ from runtime.errors import EngineUnavailable, InferenceFailed, InvalidInput, Mod
 PROVIDER: Final = "CPUExecutionProvider"
 AUTO_SHARE: Final = 0.75
 """Of a model's nodes, at least: a provider that takes fewer is not chosen by `auto`, since copies cost more than it gains."""
+SPIN_US: Final = 20
+"""How long a thread waits for more work before it sleeps: longer than from one operator to the next, and far less than a run.
+
+As quick as onnxruntime's default on an idle device, as thrifty as sleeping at once, and as good a neighbour (`docs/tune.md`).
+"""
+_BOUNDED_SPINNING: Final = (1, 26)
+"""The first onnxruntime that takes `session.intra_op.spin_duration_us`; to older ones spinning has no end, so theirs sleep."""
 _NAMED: Final = 4
 """Kinds of nodes that a description names."""
 
@@ -59,6 +66,8 @@ CONFIG_ENTRIES: Final = frozenset(
         "session.force_spinning_stop",
         "session.inter_op.allow_spinning",
         "session.intra_op.allow_spinning",
+        "session.intra_op.spin_backoff_max",
+        "session.intra_op.spin_duration_us",
         "session.qdq_matmulnbits_accuracy_level",
         "session.qdqisint8allowed",
         "session.set_denormal_as_zero",
@@ -240,7 +249,7 @@ def make_options(given: Mapping[str, str], threads: int | None) -> ort.SessionOp
     options.log_severity_level = _LOG_NOTHING
     if threads is not None:
         options.intra_op_num_threads = threads
-    entries = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
+    entries = waiting(given, ort.__version__)
     for key, value in given.items():
         if key == GRAPH_LEVEL:
             options.graph_optimization_level = _graph_level(value)
@@ -252,6 +261,16 @@ def make_options(given: Mapping[str, str], threads: int | None) -> ort.SessionOp
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
     return options
+
+
+def waiting(given: Mapping[str, str], version: str) -> dict[str, str]:
+    """How threads wait in that version of onnxruntime, for a variant that does not say itself whether they spin."""
+    entries = {"session.inter_op.allow_spinning": "0"}
+    if "session.intra_op.allow_spinning" in given:
+        return entries
+    if tuple(int(part) for part in version.split(".")[:2]) < _BOUNDED_SPINNING:
+        return {**entries, "session.intra_op.allow_spinning": "0"}
+    return {**entries, "session.intra_op.spin_duration_us": str(SPIN_US)}
 
 
 def _graph_level(value: str) -> ort.GraphOptimizationLevel:

@@ -14,8 +14,9 @@ from runtime.device_facts import DeviceFacts
 from runtime.engines.providers import CPU
 
 EngineName = Literal["onnxruntime", "litert"]
-Spinning = Literal["off", "within", "on"]
-"""Whether waiting threads burn their core: never; while a run lasts; or for a while after it too (onnxruntime's default)."""
+Spinning = Literal["off", "briefly", "on"]
+"""Whether waiting threads burn their core: never; for a moment (ours, see `runtime.engines.onnx_engine.SPIN_US`); or for some
+50 ms, after every run too (onnxruntime's default)."""
 Level = Literal["all", "extended", "basic"]
 """onnxruntime's graph optimisation; `all` adds processor-specific memory layouts."""
 Condition = Literal["idle", "busy"]
@@ -25,7 +26,7 @@ Percentile = Literal["p50", "p95"]
 
 _SPINNING: Final[dict[Spinning, dict[str, str]]] = {
     "off": {"session.intra_op.allow_spinning": "0"},
-    "within": {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"},
+    "briefly": {},
     "on": {"session.intra_op.allow_spinning": "1"},
 }
 
@@ -36,7 +37,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     variant: str
     engine: EngineName = "onnxruntime"
     threads: int | None = None
-    spinning: Spinning = "off"
+    spinning: Spinning = "briefly"
     level: Level = "all"
     provider: str = CPU
 
@@ -53,11 +54,11 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         return self.provider if self.engine == "onnxruntime" else None
 
     def describe(self) -> str:
-        """For people: `float32 · 2 threads · spinning within · extended`."""
+        """For people: `float32 · 2 threads · spinning off · extended optimisation`."""
         parts = [self.variant, "engine's threads" if self.threads is None else _counted(self.threads, "thread")]
         if self.provider != CPU:
             parts.insert(1, f"on {self.provider}")
-        if self.spinning != "off":
+        if self.spinning != "briefly":
             parts.append(f"spinning {self.spinning}")
         if self.level != "all":
             parts.append(f"{self.level} optimisation")
@@ -138,7 +139,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 class TuningKey(msgspec.Struct, frozen=True, kw_only=True):
     """What a result is true for; when any of it changes, the model is tuned again."""
 
-    layout: int = 2
+    layout: int = 3
     digest: str
     """Of the bundle's manifest, or of the bare model file."""
     objective: Objective

@@ -30,7 +30,7 @@ from runtime.tuning.record import Burst, Candidate, Condition, Examined, Level, 
 MIN_GAIN: Final = 0.02
 """A candidate that gains less than this is no reason to leave the default."""
 NEAR: Final = 0.02
-"""Candidates this near the best in the objective's condition are told apart by the other one."""
+"""Of candidates this near the best, the one is chosen that is best in both conditions together."""
 WORTHWHILE: Final = 0.1
 """Less CPU time or memory than the default's by this share is worth leaving it."""
 ROUND_S: Final = 0.03
@@ -105,7 +105,7 @@ class Space:
         made = [_with(candidate, threads=1)] if self.cores > 1 else []
         if candidate.engine == "litert":
             return made + [_with(candidate, threads=count) for count in counts[1:]]
-        ways: tuple[Spinning, ...] = ("off", "within", "on")
+        ways: tuple[Spinning, ...] = ("briefly", "off", "on")
         more = [_with(candidate, threads=None if count == self.cores else count) for count in reversed(counts[1:])]
         return made + [_with(each, spinning=way) for each in more for way in ways]
 
@@ -383,13 +383,12 @@ class _Race:
             return self._default, "No other way was better than the default beyond the noise of the measurements."
         best = min(map(self._score, better))
         near = [each for each in better if self._score(each) <= best * (1 + NEAR)]
-        chosen = min(near, key=self._other_score)
+        chosen = min(near, key=lambda each: self._score(each) * self._other_score(each))
         return chosen, self._praise(chosen)
 
     def _objection(self, candidate: Candidate) -> str | None:
         """Why a finalist may not replace the default; None when it may."""
-        idle, busy = self._ratio(candidate, "idle"), self._ratio(candidate, "busy")
-        main = busy if self._objective.condition == "busy" else idle
+        main = self._ratio(candidate, self._objective.condition)
         if self._is_over_budget(candidate):
             return self._over_budget(candidate)
         faster = main is not None and (main.beats() if candidate == self._reference else self._is_faster(main))
@@ -398,8 +397,6 @@ class _Race:
         if self._objective.goal != "latency":
             slower = main.value - main.noise > 1 + MIN_GAIN
             return "slower than the default" if slower else self._worthless(candidate)
-        if idle is not None and busy is not None and idle.value * busy.value > 1:
-            return "what it gains in one condition it loses in the other"
         return None
 
     def _is_faster(self, ratio: Ratio) -> bool:
@@ -470,11 +467,11 @@ class _Race:
             return "chosen, the default" if candidate == self._default else "chosen"
         if candidate == self._default:
             return "the default"
-        return record.out or "as good, and not better beside a neighbour"
+        return record.out or "as good, and no better in both conditions together"
 
 
 def _with(
-    candidate: Candidate, *, threads: int | None = -1, spinning: Spinning = "off", level: Level | None = None
+    candidate: Candidate, *, threads: int | None = -1, spinning: Spinning = "briefly", level: Level | None = None
 ) -> Candidate:
     """The same candidate with one thing changed (`threads` −1: as it was)."""
     return Candidate(

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
 import runtime
 from runtime import InferenceFailed, InvalidInput, ModelRejected
+from runtime.engines import onnx_engine
 from tests.support import models
 
 
@@ -104,6 +106,25 @@ def test_the_word_location_alone_harms_no_model(tmp_path: Path) -> None:
 def test_a_variants_session_options_are_taken(tmp_path: Path, options: dict[str, str]) -> None:
     model = runtime.load(models.linear_classifier(tmp_path / "model.onnx"), session_options=options)
     assert model({"pixels": models.samples(1)[0]})["scores"].shape == (1, 10)
+
+
+def test_threads_wait_for_a_moment_where_onnxruntime_can_bound_it_and_sleep_where_it_cannot() -> None:
+    assert onnx_engine.waiting({}, "1.26.0") == {
+        "session.inter_op.allow_spinning": "0",
+        "session.intra_op.spin_duration_us": "20",
+    }
+    assert onnx_engine.waiting({}, "1.25.1")["session.intra_op.allow_spinning"] == "0"
+
+
+@pytest.mark.parametrize("version", ["1.25.1", "1.26.0"])
+def test_a_variant_that_says_how_threads_wait_is_not_overruled(version: str) -> None:
+    assert onnx_engine.waiting({"session.intra_op.allow_spinning": "1"}, version) == {"session.inter_op.allow_spinning": "0"}
+
+
+def test_the_installed_onnxruntime_takes_how_its_threads_wait() -> None:
+    made = onnx_engine.make_options({}, None)
+    for key, value in onnx_engine.waiting({}, ort.__version__).items():
+        assert made.get_session_config_entry(key) == value
 
 
 @pytest.mark.parametrize(
