@@ -51,7 +51,9 @@ class Model(Session):
         """What makes inputs of pictures and results of outputs; None where the manifest declares nothing."""
         self._wanted = tuple((spec.name, _Wanted(spec)) for spec in engine.inputs)
         self._output_names = tuple(spec.name for spec in engine.outputs)
-        self._only_output = self._output_names[0] if len(self._output_names) == 1 else None
+        alone = len(self._wanted) == len(self._output_names) == 1
+        self._only = (*self._wanted[0], self._output_names[0]) if alone else None
+        """The only input and output of a model that has no more: most have not, and need no loop."""
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name. `inputs` holds exactly one array for each of `self.inputs`, of its type and shape.
@@ -62,6 +64,11 @@ class Model(Session):
         engine = self._engine
         if engine is None:
             raise InferenceFailed("This model is closed. Load it again.")
+        if self._only is not None and type(inputs) is dict and len(inputs) == 1:
+            name, want, output = self._only
+            array = inputs.get(name)
+            if type(array) is _ndarray and array.dtype is want.dtype and array.shape == want.last_shape:
+                return {output: engine.run(inputs)[0]}
         fitting = inputs if type(inputs) is dict else _unless_mapping(inputs)
         if len(inputs) != len(self._wanted):
             raise _wrong_names(inputs, self.inputs)
@@ -70,8 +77,6 @@ class Model(Session):
             if type(array) is not _ndarray or array.dtype is not want.dtype or array.shape != want.last_shape:
                 fitting = None
         answers = engine.run(fitting or self._checked(inputs))
-        if self._only_output is not None:
-            return {self._only_output: answers[0]}
         return dict(zip(self._output_names, answers, strict=True))
 
     def _checked(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
@@ -24,10 +24,12 @@ from runtime.engine import Array
 ErrorKind = Literal["invalid_input", "failed", "non_finite"]
 """Why a request was not answered well. The first is the caller's fault, the others are the model's."""
 
-_FOLD_AT: Final = 1024
+_FOLD_AT: Final = 3 * 1024
+"""Three things are kept of one answer."""
 _SMALL_BYTES: Final = 1024
 """Of a request and its answer together: so much is copied and looked at later."""
-_SMOOTHING: Final = 0.1
+_RECENT: Final = 8
+"""Answers whose mean is the typical latency."""
 _LABEL_CHARACTERS: Final = 200
 
 
@@ -76,10 +78,6 @@ class _Plain(NamedTuple):
     """Of one sample's scores; of one number where outputs are no scores."""
 
 
-_Kept = tuple[float, bytes, bytes]
-"""One small answer that was not looked at yet: seconds, the input's bytes, the output's."""
-
-
 class UsageCounter:
     """The counts of one activation. `started` is epoch seconds."""
 
@@ -92,14 +90,22 @@ class UsageCounter:
         self._labels = labels
         self._started = started
         self._lock = threading.Lock()
-        self._kept: list[_Kept] = []
+        self._kept: list[Any] = []
+        """Of each small answer that was not looked at yet: seconds, the input's bytes, the output's. One list, to which all
+        three are added in one step: other threads do the same, and tuples would be the garbage collector's work."""
         self._latency = Histogram()
         self._predictions: Counter[int] = Counter()
         self._errors: Counter[ErrorKind] = Counter()
         self._healthy = 0
         self._faults = 0
-        self.typical_s: float | None = None
-        """A smoothed latency in seconds; None before the first answer."""
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+        """Seconds of the last answers that were looked at."""
+
+    @property
+    def typical_s(self) -> float | None:
+        """The mean latency of the last few answers in seconds; None before the first one."""
+        recent = self._kept[-3 * _RECENT :: 3] or list(self._recent)
+        return sum(recent) / len(recent) if recent else None
 
     @property
     def healthy(self) -> int:
@@ -117,20 +123,16 @@ class UsageCounter:
 
     def note(self, seconds: float, inputs: Mapping[str, Array], outputs: dict[str, Array]) -> bool | None:
         """Count one answer. Whether its numbers are finite; None when that is found out later."""
-        typical_s = self.typical_s
-        self.typical_s = seconds if typical_s is None else typical_s + _SMOOTHING * (seconds - typical_s)
-        if self._plain is not None:
-            given_name, answered_name, given_dtype, answered_dtype, row_bytes = self._plain
-            given, answered = inputs[given_name], outputs[answered_name]
-            size = answered.nbytes
+        plain = self._plain
+        if plain is not None:
+            given, answered = inputs[plain.given], outputs[plain.answered]
             if (
-                size + given.nbytes <= _SMALL_BYTES
-                and answered.dtype is answered_dtype
-                and given.dtype is given_dtype  # not texts of pictures, nor another byte order
-                and not size % row_bytes
+                answered.dtype is plain.answered_dtype
+                and given.dtype is plain.given_dtype  # not texts of pictures, nor another byte order
+                and answered.nbytes + given.nbytes <= _SMALL_BYTES
             ):
                 kept = self._kept
-                kept.append((seconds, given.tobytes(), answered.tobytes()))
+                kept += (seconds, given.tobytes(), answered.tobytes())
                 if len(kept) >= _FOLD_AT:
                     with self._lock:
                         self._fold()
@@ -171,6 +173,7 @@ class UsageCounter:
         spoilt = not finite and not all_finite(inputs)
         with self._lock:
             self._latency.record(seconds)
+            self._recent.append(seconds)
             if finite:
                 self._healthy += 1
                 self._predictions.update(classes)
@@ -199,26 +202,31 @@ class UsageCounter:
             return
         kept = self._kept[:count]
         del self._kept[:count]  # what other threads append meanwhile stays
-        seconds, _, answers = zip(*kept, strict=True)
+        seconds, given, answers = kept[0::3], kept[1::3], kept[2::3]
         add_all(self._latency, seconds)
-        scores = b"".join(answers)
-        if _are_finite(scores, plain.answered_dtype):
-            self._healthy += count
+        self._recent.extend(seconds[-_RECENT:])
+        if _are_finite(b"".join(answers), plain.answered_dtype):
+            self._healthy += len(answers)
         else:
-            scores = b"".join(self._sifted(kept, plain))
+            answers = list(self._sifted(given, answers, plain))
         if self._scores is not None:
-            rows = np.frombuffer(scores, plain.answered_dtype).reshape(-1, plain.row_bytes // plain.answered_dtype.itemsize)
-            counts = np.bincount(rows.argmax(axis=1))
-            self._predictions.update({int(index): int(counts[index]) for index in counts.nonzero()[0]})
+            self._count_classes(answers, plain)
 
-    def _sifted(self, kept: list[_Kept], plain: _Plain) -> Iterator[bytes]:
+    def _sifted(self, given: list[bytes], answers: list[bytes], plain: _Plain) -> Iterator[bytes]:
         """The good answers; the others are blamed on the model or on their input."""
-        for _, given, answered in kept:
+        for asked, answered in zip(given, answers, strict=True):
             if _are_finite(answered, plain.answered_dtype):
                 self._healthy += 1
                 yield answered
             else:
-                self._blame("non_finite" if _are_finite(given, plain.given_dtype) else "invalid_input")
+                self._blame("non_finite" if _are_finite(asked, plain.given_dtype) else "invalid_input")
+
+    def _count_classes(self, answers: list[bytes], plain: _Plain) -> None:
+        if any(size % plain.row_bytes for size in set(map(len, answers))):
+            answers = [each for each in answers if not len(each) % plain.row_bytes]
+        rows = np.frombuffer(b"".join(answers), plain.answered_dtype)
+        counts = np.bincount(rows.reshape(-1, plain.row_bytes // plain.answered_dtype.itemsize).argmax(axis=1))
+        self._predictions.update({int(index): int(counts[index]) for index in counts.nonzero()[0]})
 
     def _label(self, index: int) -> str:
         return self._labels[index][:_LABEL_CHARACTERS] if index < len(self._labels) else str(index)

@@ -112,6 +112,16 @@ def test_an_engine_that_answers_another_type_than_it_says_is_counted_all_the_sam
     assert taken(counter).predictions == {"1": 1}
 
 
+def test_the_typical_latency_is_the_mean_of_the_last_few_whether_they_were_looked_at_or_not() -> None:
+    counter = counter_of(-1, 3)
+    assert counter.typical_s is None
+    for seconds in (9.0, *(0.1, 0.3) * 4):
+        counter.note(seconds, GIVEN, scores((0, 1, 0)))
+    assert counter.typical_s == pytest.approx(0.2)
+    assert counter.healthy == 9
+    assert counter.typical_s == pytest.approx(0.2)
+
+
 def test_a_take_after_nothing_is_nothing() -> None:
     assert counter_of(-1, 3).take(1.0, **NAMES) is None
 
