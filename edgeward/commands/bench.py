@@ -60,7 +60,7 @@ def command(
     """
     if variant is not None and every_variant:
         raise click.UsageError("--variant and --all exclude each other.")
-    with terminal.progress("Measuring") as report:
+    with terminal.stoppable(), terminal.progress("Measuring") as report:
         measured = bench(
             models,
             variant=variant,

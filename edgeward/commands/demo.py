@@ -55,7 +55,7 @@ def command(target: Path | None, *, keep: bool) -> None:
     """
     _check_installed()
     clock = SystemClock()
-    with ExitStack() as held:
+    with terminal.stoppable(), ExitStack() as held:
         work = (
             Path(tempfile.mkdtemp(prefix="edgeward-demo-"))
             if keep

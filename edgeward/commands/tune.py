@@ -45,7 +45,7 @@ def command(
       edgeward tune model.onnx --goal cpu --rate 1 --json
     """
     objective = Objective(goal=goal, condition=beside, rate_hz=rate)
-    with terminal.progress("Tuning") as report:
+    with terminal.stoppable(), terminal.progress("Tuning") as report:
         tuning = tune(
             model,
             seconds=seconds,
