@@ -1,6 +1,6 @@
-"""From a PyTorch module to a bundle of it and of what was trained from it: read, train each recipe, convert.
+"""From a model to a bundle of it and of what was trained from it: read, train each recipe, convert.
 
-The conversion holds everything against the given module on samples that nothing was trained with, and ships what stays within
+The conversion holds everything against the given model on samples that nothing was trained with, and ships what stays within
 the budget; here stands only what comes before it.
 """
 
@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from converters import assembly
-from converters.compression import toolkit
 from converters.compression.disjoint import check_disjoint
 from converters.compression.objective import form_of
+from converters.compression.opening import open_given
 from converters.compression.recipes import TrainingRecipe, check_recipes
 from converters.compression.shelf import Shelf
 from converters.compression.workshop import Order, work_off
@@ -27,15 +27,11 @@ from converters.judging import evaluation, measures
 from converters.judging.metrics import all_finite
 from converters.recipe import TFLITE, TrainedRecipe
 from converters.settings import Settings, check_settings
-from converters.sources import SAMPLES, Source, Trust, read_source, torch_reader
-from converters.sources.exchange import Request
+from converters.sources import SAMPLES, Source, Trust
 from converters.targets import SATURATES, Target
 from fleet_io.bundle_directory import Bundle
 from fleet_protocol import limits
 from fleet_protocol.tensors import TensorSpec
-
-if TYPE_CHECKING:
-    import torch
 
 TRAINING_AT_LEAST: Final = 32
 
@@ -65,6 +61,7 @@ def compress(
     version: str,
     out: Path,
     state: Path | None = None,
+    trust_pickle: bool = False,
     evaluate: Data | None = None,
     budget: float = 0.005,
     min_accuracy: float | None = None,
@@ -79,8 +76,9 @@ def compress(
 ) -> Bundle:
     """Make a bundle as `converters.convert` does, with variants of models that were trained from the given one by `recipes`.
 
-    `source` is `package.module:factory` with its weights in `state` (a plain state dict; never unpickled), or a
-    `torch.nn.Module`. `train` holds samples to train with, as `calibration` is laid out; without `label`, only the given
+    `source` is what `converters.convert` takes. PyTorch's own kinds, a `torch.nn.Module` or `package.module:factory` with its
+    weights in `state`, are trained as they are; every other model through its ONNX graph (`trainable`). Nothing is unpickled
+    without `trust_pickle`. `train` holds samples to train with, as `calibration` is laid out; without `label`, only the given
     model's answers teach. `calibration` and `evaluate` may share no more than 1 % of their samples with it. `minutes` bounds
     the trainings in all, each recipe having an equal part. `threads` train; other settings are `convert`'s.
 
@@ -98,10 +96,16 @@ def compress(
     _check_count(recipes, tflite=tflite)
     if not 1 <= threads <= _THREADS_AT_MOST:
         raise SettingsRejected(f"threads = {threads}: give 1 to {_THREADS_AT_MOST}.")
-    module = _module(source, state)
     shelf = Shelf(out)
     progress("reading the model", 0.0)
-    order = _order(module, _Samples(train, calibration, evaluate), settings, count=len(recipes), threads=threads)
+    order = _order(
+        source,
+        Trust(state, pickles=trust_pickle),
+        _Samples(train, calibration, evaluate),
+        settings,
+        count=len(recipes),
+        threads=threads,
+    )
     trained = []
     for at, recipe in enumerate(recipes):
         told = _part(progress, recipe.name, at / len(recipes), 1 / len(recipes))
@@ -126,31 +130,10 @@ def _check_count(recipes: Sequence[TrainingRecipe], *, tflite: bool) -> None:
         )
 
 
-def _module(source: object, state: Path | None) -> torch.nn.Module:
-    """The module to train from. Raises `SourceRejected`, `ReaderMissing`, `SettingsRejected`."""
-    if isinstance(source, toolkit.torch().nn.Module):
-        if state is not None:
-            raise SettingsRejected("A module has its weights already; a state is only for package.module:factory.")
-        module: torch.nn.Module = source
-        return module
-    if not isinstance(source, str):
-        raise SourceRejected(
-            f"A {type(source).__name__} cannot be trained: give a torch.nn.Module, or package.module:factory and its state. "
-            "Other kinds of models are compressed to int8 by `edgeward convert`."
-        )
-    if ":" not in source:
-        raise SourceRejected(
-            f"{source} cannot be trained: give the PyTorch factory that builds the model, package.module:factory, and its "
-            "weights as the state. Files of other kinds are compressed to int8 by `edgeward convert`."
-        )
-    request = Request(kind="torch-factory", location=source, state=None if state is None else str(state))
-    return torch_reader.load(request)
-
-
-def _order(module: torch.nn.Module, samples: _Samples, settings: Settings, *, count: int, threads: int) -> Order:
+def _order(source: object, trust: Trust, samples: _Samples, settings: Settings, *, count: int, threads: int) -> Order:
     """Everything that the recipes need, checked. Raises `SourceRejected`, `DataRejected`."""
     with tempfile.TemporaryDirectory(prefix="edgeward-compress-") as work:
-        given = read_source(module, lambda: peek(samples.calibration, SAMPLES), Path(work), Trust())
+        module, given = open_given(source, lambda: peek(samples.calibration, SAMPLES), Path(work), trust)
         train, remark, wanted, classes = _data(given, Path(work), samples)
     try:
         form = form_of(next(iter(wanted.values())), classes=classes)

@@ -94,7 +94,8 @@ class NMPruneRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class DistilRecipe:
-    """A smaller model of the user's own learns the given one's answers. `student` is `package.module:factory`.
+    """A smaller model of the user's own learns the given one's answers. `student` is `package.module:factory`,
+    or the file of a model.
 
     `temperature` softens both models' answers; `soft` in [0, 1] is the teacher's share of the loss, labels have the rest.
     """
@@ -186,7 +187,8 @@ def _check_amount(recipe: PruneRecipe | SparseRecipe) -> None:
 
 
 def _check_distil(recipe: DistilRecipe) -> None:
-    check_factory(recipe.student)
+    if ":" in recipe.student:
+        check_factory(recipe.student)
     if not 0 <= recipe.soft <= 1:
         raise SettingsRejected(f"soft = {recipe.soft:g} is no share: give the teacher's part of the loss from 0 to 1.")
     if not 0 < recipe.temperature <= 100:

@@ -17,6 +17,7 @@ import onnx
 
 from converters.compression.channels import prune_channels
 from converters.compression.objective import Form, Objective, blend_of
+from converters.compression.opening import open_student
 from converters.compression.qat import fit_quantized
 from converters.compression.recipes import DistilRecipe, PruneRecipe, QatRecipe, TrainingRecipe
 from converters.compression.shelf import Shelf
@@ -26,8 +27,8 @@ from converters.compression.training import Fitted, Told, Trainer, deterministic
 from converters.data.calibration import Dataset
 from converters.errors import RecipeFailed, SourceRejected
 from converters.judging.evaluation import Outputs
-from converters.sources import SAMPLES, Source, Trust, read_source, torch_reader
-from converters.sources.exchange import Request
+from converters.sources import SAMPLES, Source, Trust, read_source
+from converters.sources.matching import rename
 from converters.trained import Trained
 from fleet_protocol.digests import digest_of
 
@@ -61,7 +62,7 @@ def work_off(recipe: TrainingRecipe, order: Order, shelf: Shelf, told: Told) -> 
     that cannot be built), `SettingsRejected` (a missing package), `BundleUnwritable`.
     """
     with deterministic(order.seed, order.threads):
-        student = _student(recipe) if isinstance(recipe, DistilRecipe) else None
+        student = _student(recipe, order) if isinstance(recipe, DistilRecipe) else None
         about = _about(recipe, order, student)
         known = shelf.find(recipe.name, about)
         if known is not None:
@@ -78,10 +79,9 @@ def work_off(recipe: TrainingRecipe, order: Order, shelf: Shelf, told: Told) -> 
     return made
 
 
-def _student(recipe: DistilRecipe) -> torch.nn.Module:
-    state = None if recipe.state is None else str(recipe.state)
-    student: torch.nn.Module = torch_reader.load(Request(kind="torch-factory", location=recipe.student, state=state))
-    return student
+def _student(recipe: DistilRecipe, order: Order) -> torch.nn.Module:
+    names = [value.name for value in order.given.model.graph.input]
+    return open_student(recipe.student, recipe.state, {name: order.train.inputs[name][:SAMPLES] for name in names})
 
 
 def _make(
@@ -100,7 +100,7 @@ def _make(
         fitted, note = fit_quantized(module, recipe, trainer, objective, weight_bits=order.weight_bits)
     else:
         fitted, note = make_sparse(module, recipe, trainer, objective)
-    return fitted, note, _exported(module, order.train)
+    return fitted, note, _exported(module, order)
 
 
 def _copy(module: torch.nn.Module) -> torch.nn.Module:
@@ -110,14 +110,17 @@ def _copy(module: torch.nn.Module) -> torch.nn.Module:
         raise RecipeFailed(f"cannot be trained: a copy of the module cannot be made: {first_line(error)}") from error
 
 
-def _exported(module: torch.nn.Module, train: Dataset) -> onnx.ModelProto:
-    """As ONNX, which answers as the module does. Raises `RecipeFailed`."""
-    samples = {name: values[:SAMPLES] for name, values in train.inputs.items()}
+def _exported(module: torch.nn.Module, order: Order) -> onnx.ModelProto:
+    """As ONNX, which answers as the module does, under the given model's names. Raises `RecipeFailed`."""
+    samples = {name: values[:SAMPLES] for name, values in order.train.inputs.items()}
     try:
         with tempfile.TemporaryDirectory(prefix="edgeward-compress-") as work:
-            return read_source(module.eval(), lambda: samples, Path(work), Trust()).model
+            made = read_source(module.eval(), lambda: samples, Path(work), Trust()).model
     except SourceRejected as error:
         raise RecipeFailed(f"cannot be turned into ONNX: {first_line(error)}") from error
+    outputs = [[value.name for value in model.graph.output] for model in (made, order.given.model)]
+    rename(made, dict(zip(*outputs, strict=True)))
+    return made
 
 
 def _about(recipe: TrainingRecipe, order: Order, student: torch.nn.Module | None) -> str:

@@ -36,6 +36,7 @@ class _Asked(TypedDict):
     budget: float
     classes: tuple[str, ...]
     state: Path | None
+    trust_pickle: bool
     evaluate: Path | None
     min_accuracy: float | None
     max_regression: float
@@ -60,15 +61,16 @@ class _Training(TypedDict):
     batch: int | None
 
 
-@click.command("compress", short_help="Train smaller models from a PyTorch one: pruned, distilled, quantization-aware.")
-@click.argument("source", metavar="MODULE:FACTORY")
-@click.option("--state", type=PATH, help="The model's weights: a plain state dict, never unpickled.")
+@click.command("compress", short_help="Train smaller models from a given one: pruned, distilled, quantization-aware.")
+@click.argument("source", metavar="MODEL")
+@click.option("--state", type=PATH, help="State dict of a PyTorch module that MODEL names as package.module:factory.")
+@click.option("--trust-pickle", is_flag=True, help="Open pickles and saved code in MODEL, which can run anything.")
 @click.option("--train", required=True, type=PATH, help=".npz to train with: one array per input, and `label` where known.")
 @click.option("--data", required=True, type=PATH, help=".npz that was not trained with: calibrates, and judges.")
 @click.option("--evaluate", type=PATH, help="Another .npz to measure accuracy on, instead of a part of --data.")
 @click.option("--prune", multiple=True, type=float, help="Share of channels to take away, such as 0.5; may be repeated.")
-@click.option("--distil", help="MODULE:FACTORY of a smaller model, which learns the given one's answers.")
-@click.option("--student-state", type=PATH, help="State dict from which the --distil model starts.")
+@click.option("--distil", help="A smaller model, named as MODEL is, which learns the given one's answers.")
+@click.option("--student-state", type=PATH, help="State dict from which a --distil factory's module starts.")
 @click.option("--qat", is_flag=True, help="Fine-tune the weights to stand 8-bit arithmetic.")
 @click.option("--sparse", multiple=True, type=float, help="Share of the smallest weights to make zero; may be repeated.")
 @click.option("--nm", multiple=True, help="Keep N of each M neighbouring weights, such as 2:4; may be repeated.")
@@ -117,7 +119,9 @@ def command(
     batch: int | None,
     **asked: Unpack[_Asked],
 ) -> None:
-    """Train smaller models from the PyTorch model that MODULE:FACTORY builds, and make a bundle of it and of them.
+    """Train smaller models from MODEL, and make a bundle of it and of them.
+
+    MODEL is what `edgeward convert` takes: ONNX, Keras, SavedModel, TFLite, or PyTorch as package.module:factory.
 
     Each of --prune, --distil, --qat, --sparse and --nm is one training. What comes of it is quantized as `edgeward convert`
     does, held against the given model on samples that were not trained with, and ships where it stays within the budget.
@@ -127,6 +131,8 @@ def command(
     \b
     Examples:
       edgeward compress nets:build --state net.pt --train train.npz --data held-out.npz --prune 0.5 \\
+          --name digits --version 1.0.0 --out digits-1.0.0
+      edgeward compress digits.keras --train train.npz --data held-out.npz --prune 0.5 --distil small.keras \\
           --name digits --version 1.0.0 --out digits-1.0.0
       edgeward compress nets:build --state net.pt --train train.npz --data held-out.npz --prune 0.3 --prune 0.7 --qat \\
           --distil nets:small --minutes 30 --name digits --version 1.1.0 --out digits-1.1.0 --explain

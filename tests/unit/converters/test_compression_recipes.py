@@ -59,7 +59,7 @@ def test_the_choices_of_every_kind_are_text_and_name_the_kind(recipe: TrainingRe
         (NMPruneRecipe(n=4, m=4), "4:4 is no N:M pattern"),
         (NMPruneRecipe(n=0, m=4), "0:4 is no N:M pattern"),
         (NMPruneRecipe(n=2, m=65), "at most 64"),
-        (DistilRecipe(student="nets"), "'nets' is no factory"),
+        (DistilRecipe(student="nets:"), "'nets:' is no factory"),
         (DistilRecipe(student="nets:small", soft=1.5), "soft = 1.5"),
         (DistilRecipe(student="nets:small", temperature=0), "temperature = 0"),
         (QatRecipe(schedule=Schedule(epochs=0, learning_rate=1e-3)), "0 epochs for qat"),
