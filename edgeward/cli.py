@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from edgeward import __version__
+from edgeward import __version__, terminal
 
 COMMANDS: Final[dict[str, str]] = {
     "agent": "Run the agent of one device.",
@@ -134,6 +134,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None, *, group: click.Group = cli) -> None:
     """Run one command of `group` and exit: 0 done, 1 could not be done, 2 wrong usage, 130 interrupted."""
+    terminal.speak_any_encoding()
     try:
         # Outside its standalone mode, click returns the code of `ctx.exit(code)`.
         code = group.main(args=None if arguments is None else list(arguments), prog_name="edgeward", standalone_mode=False)

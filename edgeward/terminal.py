@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,14 +42,21 @@ def _console(*, stderr: bool) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
 
 
+def speak_any_encoding() -> None:
+    """From now on, what the terminal's encoding cannot say is shown as `?`; it would end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def json_option(command: F) -> F:
     """`--json`: print one JSON document on stdout instead of tables."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")(command)
 
 
 def print_json(value: object) -> None:
-    """One indented JSON document on stdout, and nothing else."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    """One indented JSON document on stdout, and nothing else: in UTF-8, whatever the terminal speaks."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:

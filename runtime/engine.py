@@ -67,6 +67,10 @@ def format_of(path: Path) -> Format:
     Raises `ModelRejected` when there is no such file, or it is none that could be a model.
     """
     try:
+        str(path).encode()  # as the engines do
+    except UnicodeEncodeError as error:
+        raise ModelRejected(f"{str(path)!r} is no UTF-8, and engines open no such file. Rename it.") from error
+    try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise ModelRejected(f"{path} is not a file. Give the path of an .onnx or .tflite file.")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
 from pathlib import Path
 
 import click
 import pytest
 
-from edgeward import cli
+from edgeward import cli, terminal
 from edgeward.errors import ServerRefused
 
 
@@ -73,3 +76,18 @@ def test_interrupted_ends_with_130() -> None:
 
 def test_wrong_usage_ends_with_2() -> None:
     assert ending(click.Command("status", params=[click.Argument(["name"])])) == 2
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_the_terminals_encoding_cannot_say_ends_no_command(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding=encoding))
+
+    def show() -> None:
+        print("µ – \udcff", flush=True)  # noqa: T201  # as rich does
+        terminal.print_json({"text": "ü"})
+
+    assert ending(click.Command("status", callback=show)) == 0
+    first, *document = shown.getvalue().splitlines()
+    assert first == "µ – \udcff".encode(encoding, "replace")
+    assert json.loads(b"".join(document)) == {"text": "ü"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,12 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelRejected, match="is not a file"):
         runtime.load(tmp_path)
+
+
+def test_a_file_whose_name_is_no_utf_8_is_refused(tmp_path: Path) -> None:
+    path = models.identity(tmp_path / "model.onnx").rename(tmp_path / os.fsdecode(b"\xff.onnx"))
+    with pytest.raises(ModelRejected, match=r"udcff\.onnx' is no UTF-8, and engines open no such file"):
+        runtime.load(path)
 
 
 def test_a_device_file_is_refused() -> None:
