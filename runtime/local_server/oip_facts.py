@@ -50,7 +50,9 @@ class OpenInferenceFacts:
         host = self._answering.host
         if host.at_hand(name):
             return not self._answering.describe(name, version).stuck
-        return any(each.model == name and version in (None, each.version) for each in host.identities())
+        if not any(each.model == name and version in (None, each.version) for each in host.identities()):
+            raise Refused(404, f"{name} {version} is not offered here.")
+        return True
 
     def statistics(self, models: Iterable[Served]) -> dict[str, object]:
         """What was counted of these models' active versions."""

@@ -190,6 +190,10 @@ def test_models_of_a_pool_are_loaded_when_asked_and_make_room_for_each_other(ser
         pool.offer(sources.find(path))
     client = serving(pool)
     assert client.get("/v2/health/ready").status_code == 200
+    ready = [
+        client.get(f"/v2/models/{each}/ready").status_code for each in ("one", "one/versions/0.0.0", "one/versions/1", "four")
+    ]
+    assert ready == [200, 200, 404, 404]
     assert "edgeward_model_info{" not in client.get("/metrics").text
     for at, name in enumerate(("one", "two", "three", "one")):
         answer = client.post(f"/v1/models/{name}:predict", json=ROW)
