@@ -14,9 +14,10 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from fleet_protocol.tensors import NUMPY_NAMES, TensorSpec
+from fleet_protocol.tensors import TensorSpec
 from runtime.engine import Array
 from runtime.errors import InvalidInput
+from runtime.exact_arrays import exact_array, of_kind
 from runtime.local_server import oip
 
 _BROKEN: Final = (
@@ -71,7 +72,7 @@ def _all_fitted(
         values = {specs[0].name: values}
     known = {spec.name: spec for spec in specs}
     return {
-        name: _texts(value) if name in pictured and _is_text(value) else _fitted(name, value, known.get(name))
+        name: _texts(value) if name in pictured and _is_text(value) else _fitted(value, known.get(name))
         for name, value in values.items()
     }
 
@@ -102,15 +103,9 @@ def _from_json(content: bytes) -> Mapping[str, Value] | Value:
     return oip.decode_request(content).inputs if isinstance(tree, dict) and isinstance(tree.get("inputs"), list) else tree
 
 
-def _fitted(name: str, value: Value, spec: TensorSpec | None) -> Array:
-    """The value as the array that the spec wants, where that loses nothing; else as it is, for the model to refuse."""
-    dtype = np.dtype(NUMPY_NAMES[spec.datatype]) if spec else None
-    try:
-        array = value if isinstance(value, np.ndarray) else np.asarray(value, None if dtype is None else dtype)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidInput(f"Input {name} is no array of {spec.datatype if spec else 'numbers'}: {error}.") from error
-    if spec is None or dtype is None:
-        return array
-    if array.dtype != dtype and np.can_cast(array.dtype, dtype, "same_kind"):
-        array = array.astype(dtype)
+def _fitted(value: Value, spec: TensorSpec | None) -> Array:
+    """The value as the array that the spec wants; one of another kind as it is, for the model to refuse."""
+    if spec is None:
+        return np.asarray(value)
+    array = value if isinstance(value, np.ndarray) and not of_kind(value, spec) else exact_array(value, spec)
     return array[np.newaxis] if array.ndim == len(spec.shape) - 1 else array

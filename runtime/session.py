@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from fleet_protocol.tensors import DYNAMIC, NUMPY_NAMES, TensorSpec
+from fleet_protocol.tensors import DYNAMIC, TensorSpec
 from runtime.engine import Array
 from runtime.errors import InvalidInput
+from runtime.exact_arrays import exact_array
 
 Values = Any
 """An array, or numbers or texts in lists as deep as the input has dimensions."""
@@ -143,19 +144,7 @@ def _as_array(value: Values, spec: TensorSpec | None) -> Array:
         return np.asarray(value)
     if isinstance(value, bytes) or (isinstance(value, list) and value and all(isinstance(each, bytes) for each in value)):
         return np.asarray(value, object)
-    try:
-        return _converted(value, np.dtype(NUMPY_NAMES[spec.datatype]))
-    except (ValueError, TypeError, OverflowError, FloatingPointError) as error:
-        raise InvalidInput(f"Input {spec.name} cannot be made of this: {error}; wanted {spec.describe()}.") from error
-
-
-def _converted(value: Values, dtype: np.dtype[Any]) -> Array:
-    """Numpy itself would cut 1.5 down to 1, read numbers out of texts, and take any text for true."""
-    plain = np.asarray(value)
-    if plain.size and not np.can_cast(plain.dtype, dtype, "same_kind"):
-        raise TypeError(f"it holds {plain.dtype.name}")
-    with np.errstate(over="raise"):
-        return np.asarray(value, dtype)
+    return exact_array(value, spec)
 
 
 def _pictures_in_batches(inputs: dict[str, Array]) -> dict[str, Array]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fleet_protocol.tensors import TensorSpec
+from fleet_protocol.tensors import DataType, TensorSpec
 from runtime import InvalidInput, inputs
 from runtime.errors import MalformedRequest
 
@@ -57,6 +57,21 @@ def test_nothing_is_converted_that_would_lose_its_meaning(tmp_path: Path) -> Non
     assert got["n"].dtype == np.float64
 
 
+@pytest.mark.parametrize(
+    ("datatype", "name", "value"),
+    [
+        ("INT64", "x.json", [1.5]),
+        ("INT8", "x.npy", np.array([300])),
+        ("BOOL", "x.json", ["no"]),
+        ("FP32", "x.npy", np.array([1e39])),
+    ],
+)
+def test_a_value_that_the_type_cannot_hold_is_refused(tmp_path: Path, datatype: DataType, name: str, value: object) -> None:
+    path = saved(tmp_path / name, value)
+    with pytest.raises(InvalidInput, match="Input x cannot be made of this"):
+        inputs.read(path, (TensorSpec(name="x", datatype=datatype, shape=(-1,)),))
+
+
 def test_an_unknown_name_is_left_for_the_model_to_refuse(tmp_path: Path) -> None:
     assert set(inputs.read(saved(tmp_path / "x.json", {"y": [1]}), ONE)) == {"y"}
 
@@ -74,9 +89,9 @@ NPY_OF_A_PEBIBYTE = (
         ("x.npz", b"nothing", "cannot be read as .npz"),
         ("x.npz", b"PK\x03\x04" + bytes(50), "cannot be read as .npz"),
         ("x.json", b"{", "cannot be read as .json"),
-        ("x.json", b"[[1, 2], [3]]", "no array of FP32"),
-        ("x.json", b'["a"]', "no array of FP32"),
-        ("x.json", b'{"x": {"y": 1}}', "no array of FP32"),
+        ("x.json", b"[[1, 2], [3]]", "Input x cannot be made of this"),
+        ("x.json", b'["a"]', "Input x cannot be made of this"),
+        ("x.json", b'{"x": {"y": 1}}', "Input x cannot be made of this"),
         ("x.json", b'{"inputs": [{"name": "x"}]}', "missing required field"),
         ("x.png", b"", "none of .npy, .npz and .json"),
         ("x", b"", "none of .npy, .npz and .json"),
