@@ -55,7 +55,7 @@ class ModelHost:
         """Let `model` answer for `identity.model` from now on. The host owns it, and closes it when another replaces it."""
         usage = UsageCounter(model.inputs, model.outputs, labels, self._clock.now())
         room = Room(identity, model, labels, limits=limits or self._limits, usage=usage, settle=self._entrance.settle)
-        room.observer = self._observers.get(identity.model)
+        room.observe(self._observers.get(identity.model))
         self._let_go(self._entrance.replace(identity.model, room))
 
     def deactivate(self, model_name: str) -> None:
@@ -124,7 +124,7 @@ class ModelHost:
             else:
                 self._observers[model_name] = observer
             if model_name in self._rooms:
-                self._rooms[model_name].observer = observer
+                self._rooms[model_name].observe(observer)
 
     def observer(self, model_name: str) -> Observer | None:
         """Who is told that model's answers."""

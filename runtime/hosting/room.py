@@ -55,10 +55,13 @@ class Inference(msgspec.Struct, gc=False):
 
 
 class Observer(Protocol):
-    """Is told every answer, on the thread that asked for it: it must be quick, raise nothing, and change no array."""
+    """Is told answers, on the thread that asked for them: it must be quick, raise nothing, and change no array."""
 
-    def __call__(self, inputs: Mapping[str, Array], inference: Inference, seconds: float) -> None:
-        """One answer, and the seconds that the model took for it."""
+    def __call__(self, inputs: Mapping[str, Array], inference: Inference, seconds: float) -> int:
+        """One answer, and the seconds that the model took for it. Returns how many answers it does not want to be told next.
+
+        Where several run at once, it may be told one too many or too few.
+        """
         ...
 
 
@@ -93,7 +96,9 @@ class Room:
 
     __slots__ = (
         "_call",
+        "_observer",
         "_settle",
+        "_untold",
         "alert",
         "closed",
         "identity",
@@ -102,7 +107,6 @@ class Room:
         "limits",
         "line",
         "model",
-        "observer",
         "owns",
         "places",
         "retired",
@@ -130,7 +134,9 @@ class Room:
         self.line: Line[Place] = Line(f"{identity.model} {identity.version}", limits.waiting)
         self.inside: list[float] = []
         """When each of those who run began, by `time.perf_counter`."""
-        self.observer: Observer | None = None
+        self._observer: Observer | None = None
+        self._untold = 0
+        """So many answers is the observer not told next."""
         self.alert = False
         self.retired = False
         self.closed = False
@@ -163,9 +169,16 @@ class Room:
         if self.alert:
             self._settle(self)
         inference = Inference(outputs, self.identity, self.labels, finite)
-        if self.observer is not None:
-            self.observer(inputs, inference, ended - asked)
+        if self._observer is not None:
+            if self._untold > 0:
+                self._untold -= 1
+            else:
+                self._untold = self._observer(inputs, inference, ended - asked)
         return inference
+
+    def observe(self, observer: Observer | None) -> None:
+        """Tell `observer` the answers from now on; None: nobody."""
+        self._observer, self._untold = observer, 0
 
     def step_out(self, began: float) -> None:
         """Leave without having asked."""

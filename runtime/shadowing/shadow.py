@@ -5,7 +5,8 @@
     print(shadow.record().agreement)
     shadow.stop()
 
-A request pays for a copy of its inputs and outputs when it is sampled, and for one subtraction when it is not. The candidate
+A request pays for a copy of its inputs and outputs when it is sampled, and for one subtraction when it is not; so the chance
+of each is drawn beforehand, as the number of requests until the next sample. The candidate
 runs in a process of its own with the lowest priority, so its crashes, hangs and memory are not the live model's; a thread
 here hands it one copy after the other. What shadowing costs is measured, in both processes, and kept below a share of one
 core; copies that wait are bounded in bytes, and what does not fit is counted and let go.
@@ -27,7 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-from fleet_io.clock import Chance, system_chance
+from fleet_io.clock import Chance, quick_chance
 from runtime import tensor_file
 from runtime.children import Child
 from runtime.engine import Array
@@ -74,8 +75,9 @@ class Shadow:
         if not (0 < allowance.share <= 1 and 0 < allowance.cpu_share <= 1):
             raise ValueError(f"share {allowance.share:g} and cpu_share {allowance.cpu_share:g} must lie in (0, 1].")
         self._host, self._model, self._candidate, self._allowance = host, model, candidate, allowance
-        self._chance = chance or system_chance()
-        self._left = 1
+        self._chance = chance or quick_chance()
+        self._rarity = math.log1p(-allowance.share) if allowance.share < 1 else -math.inf
+        """The logarithm of the chance that a request is not sampled."""
         self._changed = threading.Condition()
         self._waiting: deque[_Copy] = deque()
         self._held_bytes = 0
@@ -107,13 +109,17 @@ class Shadow:
         if self._thread.is_alive():
             self._thread.join(_STOP_TIMEOUT_S)
 
-    def __call__(self, inputs: Mapping[str, Array], inference: Inference, seconds: float) -> None:
-        """One live answer; see `runtime.hosting.host.Observer`."""
-        self._left -= 1
-        if self._left <= 0:
-            self._left = self._until_next()
-            if inference.finite:
-                self._offer(inputs, inference, seconds)
+    def __call__(self, inputs: Mapping[str, Array], inference: Inference, seconds: float) -> int:
+        """One live answer that was sampled; see `runtime.hosting.room.Observer`.
+
+        Returns how many are not, till the next one: each by its own chance, whatever period the inputs have.
+        """
+        if not self._taking:
+            if self._state == "running":  # what was spent is not earned yet
+                self._let_go("over_cpu")
+        elif inference.finite:
+            self._offer(inputs, inference, seconds)
+        return int(math.log(1 - self._chance()) / self._rarity)
 
     def record(self) -> ShadowRecord:
         """What was found out so far."""
@@ -137,16 +143,7 @@ class Shadow:
 
     # On the thread of a live request
 
-    def _until_next(self) -> int:
-        """So many requests from here is the next one sampled: each by its own chance, whatever period the inputs have."""
-        share = self._allowance.share
-        return 1 if share >= 1 else 1 + int(math.log(1 - self._chance()) / math.log1p(-share))
-
     def _offer(self, inputs: Mapping[str, Array], inference: Inference, seconds: float) -> None:
-        if not self._taking:
-            if self._state == "running":  # what was spent is not earned yet
-                self._let_go("over_cpu")
-            return
         arrays = (*inputs.values(), *inference.outputs.values())
         try:
             fits = self._has_room(sum(array.nbytes for array in arrays))
