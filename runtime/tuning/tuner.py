@@ -93,6 +93,12 @@ class Space:
     providers: tuple[str, ...] = ()
     """Of onnxruntime, beside the CPU, as far as they work here."""
 
+    @property
+    def entrants(self) -> list[Candidate]:
+        """The variants, and those for LiteRT on all cores too: by itself it takes one, and would race alone against many."""
+        alone = [each for each in self.variants if each.engine == "litert" and self.cores > 1]
+        return [*self.variants, *(_with(each, threads=self.cores) for each in alone)]
+
     def elsewhere(self, candidate: Candidate) -> list[Candidate]:
         """The same variant on every other execution provider."""
         if candidate.engine == "litert":
@@ -102,9 +108,9 @@ class Space:
     def threadings(self, candidate: Candidate) -> list[Candidate]:
         """The same variant with every number of threads and way of waiting that makes sense here."""
         counts = sorted({1, *(2**power for power in range(1, 7) if 2**power < self.cores), self.cores})
+        if candidate.engine == "litert":  # which takes one thread where it is told none
+            return [_with(candidate, threads=count) for count in counts[1:]]
         made = [_with(candidate, threads=1)] if self.cores > 1 else []
-        if candidate.engine == "litert":
-            return made + [_with(candidate, threads=count) for count in counts[1:]]
         ways: tuple[Spinning, ...] = ("briefly", "off", "on")
         more = [_with(candidate, threads=None if count == self.cores else count) for count in reversed(counts[1:])]
         return made + [_with(each, spinning=way) for each in more for way in ways]
@@ -122,7 +128,7 @@ def search(
     """The best way to run the model, found within about `seconds`. Raises `CannotTune` when not even the default works."""
     race = _Race(device, objective, seconds, on_progress or (lambda *_: None))
     race.begin(space.variants)
-    race.admit(space.variants, within=VARIANTS_SHARE)
+    race.admit(space.entrants, within=VARIANTS_SHARE)
     race.refer(space)
     for best in race.leaders(2, one_a_variant=True):
         race.admit([*space.elsewhere(best), *space.threadings(best)])

@@ -126,6 +126,17 @@ def test_a_provider_that_answers_otherwise_is_out_however_fast() -> None:
     assert "wrong" in row_of(tuning, Candidate(variant="float32", provider="cuda"))
 
 
+def test_a_lite_variant_is_not_judged_by_the_one_thread_that_it_takes_by_itself() -> None:
+    def cost(candidate: Candidate) -> Cost:
+        if candidate.engine != "litert":
+            return SAME
+        share = 1 if candidate.threads is None else candidate.threads
+        return SAME.but(idle_s=0.032 / share, busy_s=0.064 / share, cpu_s=0.005)
+
+    chosen = search(SimulatedDevice(cost), FLOAT, INT8, LITE, cores=8).chosen
+    assert (chosen.variant, chosen.threads) == (LITE.variant, 8)
+
+
 def test_a_lite_variant_has_no_providers() -> None:
     assert tuner.Space((LITE,), 2, ("openvino",)).elsewhere(LITE) == []
 
