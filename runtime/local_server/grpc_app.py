@@ -17,7 +17,7 @@ from runtime.errors import MalformedRequest
 from runtime.hosting.experiment import KEY_HEADER
 from runtime.hosting.repository import Repository
 from runtime.local_server import bearer, oip_facts, oip_grpc, tfs_grpc
-from runtime.local_server.answering import INLINE_BYTES, Answering, Question, Wishes, Work, wishes_of
+from runtime.local_server.answering import INLINE_BYTES, NO_WISHES, Answering, Question, Wishes, Work, wishes_of
 from runtime.local_server.exchange import BODY_TIMEOUT_S, Refused, Response
 from runtime.local_server.grpc_messages import filled, message_class, parsed
 from runtime.local_server.oip_facts import Change, OpenInferenceFacts
@@ -47,6 +47,7 @@ CODES: Final[Mapping[int, str]] = {
 """By the HTTP status of the same refusal."""
 STREAM_IDLE_S: Final = 300.0
 """A stream on which nothing comes for so long ends."""
+_KEY: Final = KEY_HEADER.decode()
 _OPEN_TO_ALL: Final = (f"/{OPEN_INFERENCE}/ServerLive", f"/{OPEN_INFERENCE}/ServerReady")
 
 
@@ -66,8 +67,8 @@ class Call(Protocol):
         ...
 
 
-Read = Callable[[], Awaitable[bytes | None]]
-"""The next message of a call; None when the client sends no more."""
+Read = Callable[[], Awaitable[object]]
+"""The next message of a call as bytes; something else when the client sends no more."""
 Method = Callable[[bytes, Call], Awaitable[bytes]]
 
 
@@ -123,9 +124,10 @@ class GrpcApplication:
 
     async def _next(self, read: Read, patience: float) -> bytes | None:
         try:
-            return await self._patience.wait(read(), patience)
+            message = await self._patience.wait(read(), patience)
         except TimeoutError as error:
             raise Refused(408, f"No whole message arrived within {patience:g} s.") from error
+        return message if isinstance(message, bytes) else None
 
     async def _answer_one(self, method: Method, body: bytes | None, call: Call) -> bytes:
         if body is None:
@@ -146,7 +148,8 @@ class GrpcApplication:
             raise Refused(401, "This server wants a token in the metadata: authorization: Bearer <token>.")
 
     def _trace(self, call: Call) -> str | None:
-        trace = trace_of(_said(call, "traceparent").encode())
+        said = _said(call, "traceparent")
+        trace = trace_of(said.encode()) if said else None
         if trace is None:
             return None
         call.set_trailing_metadata((("traceparent", trace.decode()),))
@@ -190,7 +193,8 @@ class _OpenInference:
     async def _infer(self, body: bytes, call: Call) -> bytes:
         message = await _read(self._answering, oip_grpc.InferMessage, body)
         work = partial(_infer, message=message)
-        wishes = _wishes(call, *oip_grpc.read_wishes(message))
+        wished = oip_grpc.read_wishes(message)
+        wishes = _wishes(call, NO_WISHES if wished is None else wishes_of(*wished))
         version = message.model_version or None
         return (await self._answering.ask(body, message.model_name, version, work, wishes)).body
 
@@ -286,11 +290,10 @@ async def _read(answering: Answering, kind: Message, body: bytes) -> Message:
     return await asyncio.get_running_loop().run_in_executor(answering.threads, parsed, kind, body)
 
 
-def _wishes(call: Call, timeout_us: int | None = None, level: int = 0, key: str | None = None) -> Wishes:
+def _wishes(call: Call, wishes: Wishes = NO_WISHES) -> Wishes:
     """What the message says of itself; where it says nothing of its time, the call's deadline. A key in the metadata counts."""
-    wishes = wishes_of(timeout_us, level, key)
     timeout_s = call.time_remaining() if wishes.timeout_s is None else wishes.timeout_s
-    return Wishes(timeout_s, wishes.priority, _said(call, KEY_HEADER.decode()) or wishes.key)
+    return Wishes(timeout_s, wishes.priority, _said(call, _KEY) or wishes.key)
 
 
 def _said(call: Call, name: str) -> str:

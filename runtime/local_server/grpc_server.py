@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from fleet_io.http_server import SOCKET_MODE, STOP_S, UNIX, nobody_listens
 from runtime.errors import CannotListen, ProtocolUnavailable
-from runtime.local_server.grpc_app import MODELS, OPEN_INFERENCE, PREDICTION, GrpcApplication, GrpcRefusal, Read
+from runtime.local_server.grpc_app import MODELS, OPEN_INFERENCE, PREDICTION, GrpcApplication, GrpcRefusal
 
 CONCURRENT: Final = 32
 """Calls under way at once; one more is refused. Each may hold one message that is not wholly here yet."""
@@ -141,7 +141,7 @@ def _one(grpc: Any, app: GrpcApplication, path: str) -> Callable[[Any, Any], Any
 
     async def answer(_messages: object, context: Any) -> bytes | None:  # noqa: ANN401
         try:
-            return await app.answer(path, _reader(grpc, context), context)
+            return await app.answer(path, context.read, context)
         except GrpcRefusal as refusal:
             await context.abort(grpc.StatusCode[refusal.code], str(refusal))
             return None
@@ -152,20 +152,12 @@ def _one(grpc: Any, app: GrpcApplication, path: str) -> Callable[[Any, Any], Any
 def _many(grpc: Any, app: GrpcApplication) -> Callable[[Any, Any], Any]:  # noqa: ANN401
     async def answer(_messages: object, context: Any) -> AsyncIterator[bytes]:  # noqa: ANN401
         try:
-            async for response in app.answer_stream(_reader(grpc, context), context):
+            async for response in app.answer_stream(context.read, context):
                 yield response
         except GrpcRefusal as refusal:
             await context.abort(grpc.StatusCode[refusal.code], str(refusal))
 
     return answer
-
-
-def _reader(grpc: Any, context: Any) -> Read:  # noqa: ANN401
-    async def read() -> bytes | None:
-        message = await context.read()
-        return None if message is grpc.aio.EOF else message
-
-    return read
 
 
 def _grpc() -> Any:  # noqa: ANN401  # grpcio has no types

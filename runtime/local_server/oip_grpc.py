@@ -48,42 +48,48 @@ _HELD: Final[dict[str, str]] = {"int_contents": "int32", "uint_contents": "uint3
 _ID_LENGTH: Final = 1024
 
 
-def read_wishes(message: Message) -> tuple[int | None, int, str | None]:
+def read_wishes(message: Message) -> tuple[int | None, int, str | None] | None:
     """As `oip.read_wishes`. Raises `MalformedRequest` for values of another kind."""
+    if not message.parameters:
+        return None
     timeout, level = _whole_number(message, "timeout"), _whole_number(message, "priority")
     return timeout, level or 0, _text(message, oip.KEY)
 
 
 def decode_request(message: Message) -> oip.InferRequest:
     """Read an inference request. Raises `MalformedRequest`."""
-    if len(message.inputs) > limits.TENSORS or len(message.outputs) > limits.TENSORS:
+    given_inputs, wanted = message.inputs, message.outputs
+    if len(given_inputs) > limits.TENSORS or len(wanted) > limits.TENSORS:
         raise MalformedRequest(f"The request has more than {limits.TENSORS} inputs or outputs.")
     if len(message.id) > _ID_LENGTH:
         raise MalformedRequest(f"The request's id is longer than {_ID_LENGTH} characters.")
     raw = message.raw_input_contents
-    if raw and len(raw) != len(message.inputs):
+    if raw and len(raw) != len(given_inputs):
         raise MalformedRequest(
-            f"The request has {len(message.inputs)} inputs and {len(raw)} raw_input_contents. Send one for each input, or none."
+            f"The request has {len(given_inputs)} inputs and {len(raw)} raw_input_contents. Send one for each input, or none."
         )
     inputs: dict[str, Array] = {}
-    for index, given in enumerate(message.inputs):
+    for index, given in enumerate(given_inputs):
         head = _head(index, given)
         if head.name in inputs:
             raise MalformedRequest(f"Input {head.name} is given twice.")
         inputs[head.name] = _raw(head, given, raw[index]) if raw else _typed(head, given)
-    return oip.InferRequest(inputs, tuple([_wanted(each) for each in message.outputs]) or None, message.id, binary=True)
+    outputs = tuple([_wanted(each) for each in wanted]) if wanted else None
+    return oip.InferRequest(inputs, outputs, message.id, binary=True)
 
 
 def encode_response(inference: Inference, message: Message, request: oip.InferRequest) -> bytes:
     """The response to `request`, which came as `message`. Raises `MalformedRequest` when it wants what is not there."""
     answer = InferAnswer(model_name=inference.identity.model, model_version=inference.identity.version, id=message.id)
-    for name, value in message.parameters.items():
-        answer.parameters[name].CopyFrom(value)
+    if message.parameters:
+        for name, value in message.parameters.items():
+            answer.parameters[name].CopyFrom(value)
     if not inference.finite:
         answer.parameters["finite"].bool_param = False
+    outputs, raw = answer.outputs, answer.raw_output_contents
     for wanted, array in oip.chosen(inference.outputs, request, inference.labels):
-        answer.outputs.add(name=wanted.name, datatype=oip.datatype_of(array), shape=array.shape)
-        answer.raw_output_contents.append(oip_binary.packed(array))
+        outputs.add(name=wanted.name, datatype=oip.datatype_of(array), shape=array.shape)
+        raw.append(oip_binary.packed(array))
     return bytes(answer.SerializeToString())
 
 
