@@ -42,20 +42,18 @@ class LocalServer:
         grpc: str | None = None,
     ) -> None:
         self._threads = DaemonThreads(POOL_THREADS, name="oip")
-        app = Application(host, self._threads, body_bytes=body_bytes, repository=repository, token=token, timeout_s=timeout_s)
-        self._server = HttpServer(app, host=address, port=port)
+        self._app = Application(
+            host, self._threads, body_bytes=body_bytes, repository=repository, token=token, timeout_s=timeout_s
+        )
+        self._server = HttpServer(self._app, host=address, port=port)
+        self._grpc_address = grpc
         self._grpc: GrpcServer | None = None
-        if grpc is not None:  # imported here: its messages cost whoever speaks HTTP alone some time and memory
-            from runtime.local_server.grpc_app import GrpcApplication
-            from runtime.local_server.grpc_server import GrpcServer
-
-            methods = GrpcApplication(app.answering, repository, token=token)
-            self._grpc = GrpcServer(methods, address=grpc, limit=body_bytes)
+        self._repository, self._token = repository, token
 
     @property
     def grpc_address(self) -> str | None:
         """Where gRPC listens, such as `127.0.0.1:8001`, known once it is started; None: nowhere."""
-        return None if self._grpc is None else self._grpc.address
+        return self._grpc_address if self._grpc is None else self._grpc.address
 
     @property
     def url(self) -> str:
@@ -64,19 +62,32 @@ class LocalServer:
 
     def start(self) -> None:
         """Listen, and return when requests are answered. Raises `CannotListen`, or `ProtocolUnavailable` (no grpcio)."""
-        if self._grpc is not None:
-            self._grpc.start()
         try:
             self._server.start()
         except ListenFailed as error:
-            self._stop_grpc()
             raise CannotListen(str(error)) from error
+        if self._grpc_address is not None:
+            try:
+                self._grpc = self._started_grpc(self._grpc_address)
+            except BaseException:
+                self._server.stop()
+                raise
 
     def stop(self) -> None:
         """Answer what is under way, then end. A second call does nothing."""
         self._stop_grpc()
         self._server.stop()
         self._threads.shutdown()
+
+    def _started_grpc(self, address: str) -> GrpcServer:
+        """Imported here: its messages cost 0.15 s, for which whoever speaks HTTP need not wait, and memory."""
+        from runtime.local_server.grpc_app import GrpcApplication
+        from runtime.local_server.grpc_server import GrpcServer
+
+        methods = GrpcApplication(self._app.answering, self._repository, token=self._token)
+        server = GrpcServer(methods, address=address, limit=self._app.answering.bodies.limit)
+        server.start()
+        return server
 
     def _stop_grpc(self) -> None:
         if self._grpc is not None:
