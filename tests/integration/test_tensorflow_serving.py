@@ -70,6 +70,7 @@ def test_texts_may_be_base64(client: httpx.Client) -> None:
 def test_classes_come_with_their_labels(client: httpx.Client) -> None:
     pixels, _ = models.samples(2)
     response = client.post(f"{MODEL}:classify", json={"examples": [{"pixels": row.tolist()} for row in pixels]})
+    assert response.status_code == 200
     results = response.json()["results"]
     for row, classes in zip(models.scores(pixels), results, strict=True):
         assert [label for label, _ in classes] == list(LABELS)
@@ -78,7 +79,7 @@ def test_classes_come_with_their_labels(client: httpx.Client) -> None:
 
 def test_regressions_are_a_number_for_each_example(client: httpx.Client) -> None:
     response = client.post("/v1/models/price:regress", json={"examples": [{"x": [1, 2]}, {"x": [3, 4]}]})
-    assert response.json() == {"results": [3, 7]}
+    assert (response.status_code, response.json()) == (200, {"results": [3, 7]})
 
 
 def test_a_models_status_and_its_metadata_are_told(client: httpx.Client) -> None:
@@ -91,8 +92,9 @@ def test_a_models_status_and_its_metadata_are_told(client: httpx.Client) -> None
         signature = said["metadata"]["signature_def"]["signature_def"]["serving_default"]
         assert signature["method_name"] == "tensorflow/serving/predict"
         assert signature["inputs"]["pixels"]["dtype"] == "DT_FLOAT"
-        sizes = [dimension["size"] for dimension in signature["inputs"]["pixels"]["tensor_shape"]["dim"]]
-        assert sizes == ["-1", "64"]
+        shape = signature["inputs"]["pixels"]["tensor_shape"]
+        assert [dimension["size"] for dimension in shape["dim"]] == ["-1", "64"]
+        assert shape["unknown_rank"] is False
 
 
 GOOD = {"instances": [[0] * 64]}

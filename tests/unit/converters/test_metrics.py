@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.judging.metrics import Outputs, all_finite, looks_like_probabilities, paired_difference, wilson, worst_sqnr_db
+from converters.judging.metrics import (
+    Outputs,
+    all_finite,
+    looks_like_probabilities,
+    looks_like_scores,
+    paired_difference,
+    wilson,
+    worst_sqnr_db,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +63,17 @@ def test_probabilities_are_told_from_logits_and_values() -> None:
     assert not looks_like_probabilities(np.array([[2.0, -1.0]]))
     assert not looks_like_probabilities(np.ones((5, 1)))
     assert not looks_like_probabilities(np.ones(5))
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"), [(1, False), (2, True), (100, True), (101, False), (1000, True), (1001, True), (1002, False)]
+)
+def test_class_scores_have_few_columns_or_imagenets(columns: int, told: bool) -> None:
+    assert looks_like_scores(np.full((4, columns), 2, np.float32)) is told
+
+
+def test_vectors_of_length_one_whole_numbers_and_single_values_are_no_class_scores() -> None:
+    assert not looks_like_scores(np.full((3, 4), 0.5, np.float32))
+    assert looks_like_scores(np.array([[1, 0], [3, 4]], np.float32))
+    assert not looks_like_scores(np.full((3, 4), 2))
+    assert not looks_like_scores(np.full(3, 2.5))

@@ -75,6 +75,28 @@ def test_full_range_is_ruined_where_sums_overflow() -> None:
     assert np.abs(loud - answers(model, x)).max() > 0.02
 
 
+def test_a_product_of_matrices_loses_what_its_pairs_lose_in_the_layers_own_unit() -> None:
+    chance = np.random.default_rng(0)
+    weights = chance.integers(-127, 128, (6, 4)).astype(np.int8)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "half", "zx"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "half", "zx"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "one", "zw"], ["wd"]),
+        helper.make_node("MatMul", ["xd", "wd"], ["m"]),
+        helper.make_node("QuantizeLinear", ["m", "coarse", "zy"], ["mq"]),
+        helper.make_node("DequantizeLinear", ["mq", "coarse", "zy"], ["y"]),
+    ]
+    zeros = {"zx": np.uint8(3), "zw": np.int8(0), "zy": np.uint8(128)}
+    tensors = {"w": weights, "one": np.float32(1), "half": np.float32(0.5), "coarse": np.float32(400), **zeros}
+    model = graph_of(nodes, tensors, x=["n", 6], y=["n", 4])
+    stored = chance.integers(3, 256, (20, 6)).astype(np.uint8)
+    x = ((stored - 3) / 2).astype(np.float32)
+    ((emulated,),) = emulate(model, [{"x": x}])
+    wide = weights.astype(np.int32)
+    np.testing.assert_allclose(emulated, (slow(stored, wide) - 3 * wide.sum(axis=0)) / 2, atol=200.1)
+    assert np.abs(emulated - answers(model, x)).max() > 400
+
+
 @pytest.mark.parametrize(("auto_pad", "strides"), [("SAME_UPPER", 2), ("SAME_LOWER", 2), ("VALID", 1), ("NOTSET", 2)])
 def test_a_convolution_loses_what_its_unfolded_input_loses(auto_pad: str, strides: int) -> None:
     chance = np.random.default_rng(0)
