@@ -87,6 +87,14 @@ def test_quality_counts_against_labels_and_float() -> None:
     assert quality.right.tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize(("columns", "guess"), [(3, pytest.approx(2 / 3)), (101, None)])
+def test_agreement_is_guessed_at_where_the_first_output_may_be_class_scores(columns: int, guess: object) -> None:
+    reference = {"y": 2 * np.eye(columns, dtype=np.float32)[:3]}
+    quality = judge(reference, {"y": reference["y"][[0, 1, 1]]}, None, None)
+    assert quality.guess == guess
+    assert (quality.agreement, quality.accuracy) == (None, None)
+
+
 def test_nan_is_no_answer() -> None:
     with pytest.raises(RecipeFailed, match="answers NaN or infinity"):
         judge(PROBABILITIES, {"y": np.full((3, 3), np.nan, np.float32)}, LABELS, "y")
