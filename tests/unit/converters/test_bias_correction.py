@@ -53,6 +53,22 @@ def test_the_means_of_the_last_layer_are_nearer_to_float(batch: int) -> None:
     assert np.abs(corrected - wanted).max() < np.abs(plain - wanted).max() / 4
 
 
+def test_each_channel_of_a_convolution_gets_back_what_it_lost() -> None:
+    weights = np.full((4, 3, 1, 1), 0.0115, np.float32) * np.arange(1, 5, dtype=np.float32).reshape(4, 1, 1, 1)
+    weights[:, 0] = 4.0
+    tensors = {"w": weights, "b": np.zeros(4, np.float32)}
+    model = graph_of([helper.make_node("Conv", ["x", "w", "b"], ["y"])], tensors, x=["n", 3, 8, 8], y=["n", 4, 8, 8])
+    made, x = quantizer(model), {"x": np.abs(images(64))}
+
+    def channels(content: bytes) -> NDArray[np.float64]:
+        (shown,) = session(content).run(None, x)
+        return np.asarray(shown.mean(axis=(0, 2, 3)), np.float64)
+
+    wanted = channels(model.SerializeToString())
+    plain, corrected = (channels(made.apply(StaticRecipe(corrected=each))) for each in (False, True))
+    assert np.abs(corrected - wanted).max() < np.abs(plain - wanted).max() / 4
+
+
 def test_nothing_but_biases_changes() -> None:
     made = quantizer(separable(shifted()))
     plain, corrected = (onnx.load_from_string(made.apply(StaticRecipe(corrected=each))) for each in (False, True))

@@ -39,6 +39,22 @@ def test_a_lone_outlier_is_cut_and_the_rest_kept(clipping: Clipping) -> None:
     assert low <= -2.5
 
 
+@pytest.mark.parametrize("clipping", ["percentile", "mse"])
+def test_a_lone_outlier_below_is_cut_as_one_above_is(clipping: Clipping) -> None:
+    values = np.append(np.random.default_rng(0).normal(size=200_000), -60.0)
+    low, high = clip(*counted(values), clipping)
+    assert low > -50
+    assert high >= 2.5
+
+
+def test_the_percentile_of_what_is_never_negative_begins_where_it_was_seen_to() -> None:
+    values = np.append(np.random.default_rng(0).uniform(0.5, 1, size=200_000), 60.0)
+    counts, seen = counted(values)
+    low, high = clip(counts, seen, "percentile")
+    assert low == seen[0]
+    assert high < 50
+
+
 def test_the_whole_range_is_what_was_seen() -> None:
     counts, seen = counted(np.random.default_rng(0).normal(size=1000))
     assert clip(counts, seen, "minmax") == seen
