@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from runtime.shadowing.shadow import Shadow
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +81,11 @@ class Service:
 
 
 @contextlib.contextmanager
-def running(settings: Settings) -> Iterator[Service]:
-    """Everything that was asked for, until the block ends. Raises `click.BadParameter`, or a `RuntimeFailure`."""
+def running(settings: Settings, *, hung: Callable[[str], object] = log.critical) -> Iterator[Service]:
+    """Everything that was asked for, until the block ends; `hung` as `LocalServer` has it.
+
+    Raises `click.BadParameter`, or a `RuntimeFailure`.
+    """
     _check_company(settings)
     offered = _offered(settings)
     other = _other(offered, settings)
@@ -91,7 +96,7 @@ def running(settings: Settings) -> Iterator[Service]:
         models: ModelPool | Experiment = pool
         for each in other:
             models = _experiment(pool, offered[0], held.enter_context(_pool([each], loader, settings)), each, settings)
-        server = _server(models, Repository(pool, [each.source for each in offered]), settings)
+        server = _server(models, Repository(pool, [each.source for each in offered]), settings, hung)
         shadow = _shadow(pool, name, settings)
         server.start()
         held.callback(server.stop)
@@ -237,7 +242,9 @@ def _experiment(pool: ModelPool, first: Advice, other_pool: ModelPool, other: Ad
     return Experiment(first.source.identity.model, split, pools)
 
 
-def _server(models: ModelPool | Experiment, repository: Repository, settings: Settings) -> LocalServer:
+def _server(
+    models: ModelPool | Experiment, repository: Repository, settings: Settings, hung: Callable[[str], object]
+) -> LocalServer:
     """Raises `click.BadParameter`."""
     return LocalServer(
         models,
@@ -247,6 +254,7 @@ def _server(models: ModelPool | Experiment, repository: Repository, settings: Se
         token=_token(settings.token_file),
         timeout_s=settings.timeout,
         grpc=_grpc_listener(settings.address, settings.grpc_address, settings.grpc_port),
+        hung=hung,
     )
 
 

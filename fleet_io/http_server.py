@@ -5,6 +5,7 @@ A host `unix:PATH` is a Unix socket: it has no port, and its file's permissions 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import socket
@@ -73,6 +74,11 @@ class HttpServer:
         name = f"[{self._host}]" if ":" in self._host else self._host
         return f"{self._scheme}://{name}:{self._port}"
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that it runs on, once it is started."""
+        return self._server.loop
+
     def start(self) -> None:
         """Listen, and return when requests are answered. Raises `ListenFailed` when the address is taken or not ours."""
         if self._host.startswith(UNIX):
@@ -109,9 +115,11 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.settled = threading.Event()
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server`."""
+        self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self.settled.set()
 

@@ -45,6 +45,11 @@ class GrpcServer:
         """Where it listens, as gRPC's clients name it; with port 0 known once it is started."""
         return self._address
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that it runs on, once it is started."""
+        return self._loop
+
     def start(self) -> None:
         """Listen, and return when calls are answered. Raises `CannotListen`, or `ProtocolUnavailable` without grpcio."""
         _grpc()

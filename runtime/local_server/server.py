@@ -6,20 +6,26 @@ It listens on 127.0.0.1 unless told otherwise, and unless it has a token there i
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from fleet_io.errors import ListenFailed
 from fleet_io.http_server import HttpServer
 from runtime.errors import CannotListen
+from runtime.hosting.admission import HANG_S
 from runtime.hosting.repository import Repository
 from runtime.hosting.serving import Serving
 from runtime.local_server.answering import TIMEOUT_S
 from runtime.local_server.exchange import BODY_BYTES
 from runtime.local_server.local_app import Application
 from runtime.local_server.threads import DaemonThreads
+from runtime.local_server.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from runtime.local_server.grpc_server import GrpcServer
+
+log = logging.getLogger(__name__)
 
 POOL_THREADS: Final = 64
 """Started when they are needed. What runs at the same time is bounded by model (`runtime.hosting.admission.Limits`); these
@@ -27,7 +33,11 @@ leave room for runs that hang."""
 
 
 class LocalServer:
-    """Serves the models of `host`. `port` 0 takes a free one. `grpc`: where gRPC listens, `127.0.0.1:0` or `unix:PATH`."""
+    """Serves the models of `host`. `port` 0 takes a free one. `grpc`: where gRPC listens, `127.0.0.1:0` or `unix:PATH`.
+
+    `hung` is told once, on a thread of its own, when a model that hangs has held up a whole protocol for `hang_s` seconds.
+    Nothing can end such a run but the end of the process; the default is to log it.
+    """
 
     def __init__(
         self,
@@ -40,6 +50,8 @@ class LocalServer:
         token: str | None = None,
         timeout_s: float = TIMEOUT_S,
         grpc: str | None = None,
+        hung: Callable[[str], object] = log.critical,
+        hang_s: float = HANG_S,
     ) -> None:
         self._threads = DaemonThreads(POOL_THREADS, name="oip")
         self._app = Application(
@@ -49,6 +61,8 @@ class LocalServer:
         self._grpc_address = grpc
         self._grpc: GrpcServer | None = None
         self._repository, self._token = repository, token
+        self._host, self._hung, self._hang_s = host, hung, hang_s
+        self._watchdog: Watchdog | None = None
 
     @property
     def grpc_address(self) -> str | None:
@@ -72,12 +86,24 @@ class LocalServer:
             except BaseException:
                 self._server.stop()
                 raise
+        loops = [each.loop for each in (self._server, self._grpc) if each is not None and each.loop is not None]
+        self._watchdog = Watchdog(loops, self._tell_hung, hang_s=self._hang_s)
+        self._watchdog.start()
 
     def stop(self) -> None:
         """Answer what is under way, then end. A second call does nothing."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
         self._stop_grpc()
         self._server.stop()
         self._threads.shutdown()
+
+    def _tell_hung(self) -> None:
+        running = [f"{each.identity.model} {each.identity.version}" for each in self._host.active() if each.running]
+        self._hung(
+            f"Nobody was answered for {self._hang_s:g} s: {', '.join(running) or 'something'} hangs on the server's own "
+            "thread, where quick models run. Nothing can stop it but the end of this process; isolate the model that hangs."
+        )
 
     def _started_grpc(self, address: str) -> GrpcServer:
         """Imported here: its messages cost 0.15 s, for which whoever speaks HTTP need not wait, and memory."""

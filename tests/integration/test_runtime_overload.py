@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from runtime.hosting.admission import Limits
 from runtime.hosting.pool import ModelPool
 from runtime.hosting.repository import Repository
 from runtime.hosting.serving import Serving
+from runtime.local_server.answering import INLINE_S
 from runtime.local_server.server import LocalServer
 from tests.support import models
 from tests.support.engines import ScriptedEngine, fixed, model_of
@@ -138,6 +140,30 @@ def test_a_server_with_a_run_that_never_ends_stops_all_the_same() -> None:
         assert stuck.ask(client, timeout=10_000).result(WAIT_S).status_code == 504
     server.stop()
     stuck.go.set()
+
+
+def test_a_quick_model_that_hangs_on_the_servers_own_thread_is_told_of(serving: Any) -> None:
+    hangs, go, told = threading.Event(), threading.Event(), queue.SimpleQueue[str]()
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        assert not hangs.is_set() or go.wait(WAIT_S)
+        return np.ones((len(x), 3), np.float32)
+
+    host = ModelHost()
+    host.activate(identity("quick"), model_of(ScriptedEngine(answer)))
+    client = serving(host, hung=told.put, hang_s=0.5)
+
+    def is_quick() -> bool:
+        assert client.post("/v2/models/quick/infer", json=ASKED).status_code == 200
+        return (host.describe("quick").typical_s or 1.0) < INLINE_S / 2
+
+    until(is_quick, "the model is known to be quick")
+    hangs.set()
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(client.post, "/v2/models/quick/infer", json=ASKED)
+        assert "quick 1.0.0 hangs on the server's own thread" in told.get(timeout=WAIT_S)
+        go.set()
+        assert asked.result(WAIT_S).status_code == 200
 
 
 @pytest.mark.parametrize("wrong", [-1, "soon", 1.5])
