@@ -99,6 +99,8 @@ class OnnxEngine:
         session = opened.session
         self.inputs = tuple(_spec(node, path) for node in session.get_inputs())
         self.outputs = tuple(_spec(node, path) for node in session.get_outputs())
+        if not self.outputs:
+            raise ModelRejected(f"{path} has no outputs. Export it with those that it shall answer.")
         self._session = session
         # `session.run` checks again what `Model` has checked, and makes its options anew: a third of a small model's time.
         # One RunOptions serves any number of runs at once.

@@ -190,6 +190,14 @@ def test_a_type_that_does_not_travel_is_refused(tmp_path: Path) -> None:
         runtime.load(models.identity(tmp_path / "model.onnx", TensorProto.BFLOAT16))
 
 
+def test_a_model_without_outputs_is_refused(tmp_path: Path) -> None:
+    model = onnx.load(models.identity(tmp_path / "model.onnx"))
+    del model.graph.output[:]
+    onnx.save(model, tmp_path / "mute.onnx")
+    with pytest.raises(ModelRejected, match="has no outputs"):
+        runtime.load(tmp_path / "mute.onnx")
+
+
 def test_a_failure_inside_the_engine_is_the_models_own(tmp_path: Path) -> None:
     model = runtime.load(models.two_inputs(tmp_path / "model.onnx"))
     with pytest.raises(InferenceFailed, match="onnxruntime failed"):
