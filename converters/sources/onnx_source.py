@@ -37,6 +37,9 @@ _PACKED: Final = frozenset({onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.
 _FAULT_LETTERS: Final = 300
 """So much of what onnx's checker says is shown: it may go on for pages."""
 
+_IR_OF_CONSTANTS: Final = 4
+"""From this version of ONNX's format on, weights need not be inputs."""
+
 _FIRST_BYTE: Final = b"\x08"
 """Field 1 of ModelProto, `ir_version`, which every writer puts first."""
 
@@ -64,6 +67,7 @@ def read_onnx(path: Path) -> Source:
     content = _read(path)
     model = _parse(path, content)
     external = _embed_external_data(path, model)
+    _fix_weights(model)
     check_model(path, model)
     digest = digest_of(content) if not external else digest_of("\n".join([digest_of(content), *external]).encode())
     return Source(path=path, model=model, digest=digest)
@@ -116,6 +120,16 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
         raise SourceRejected(f"{path} is not a valid ONNX model: {fault}. Export it again.") from error
     except (EncodeError, ValueError) as error:
         raise SourceRejected(f"{path} with its external data is too large for one file: {error}") from error
+
+
+def _fix_weights(model: onnx.ModelProto) -> None:
+    """Make constants of weights that stand among the inputs too, as ONNX wanted up to IR version 3: nobody gives them."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    given = [value for value in model.graph.input if value.name not in weights]
+    if len(given) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(given)
+        model.ir_version = max(model.ir_version, _IR_OF_CONSTANTS)
 
 
 def _refuse_nan(path: Path, model: onnx.ModelProto) -> None:

@@ -10,8 +10,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from converters.errors import SourceRejected
+from converters.graphs.observe import session
+from converters.quantizing.quantize import Quantizer
+from converters.recipe import StaticRecipe
 from converters.sources import read_onnx
-from tests.support.models import constant, external_data, linear_classifier, truncated
+from fleet_protocol.digests import digest_of
+from tests.support.models import constant, external_data, linear_classifier, samples, truncated
 
 
 def test_a_good_model_is_read_with_its_digest(tmp_path: Path) -> None:
@@ -70,6 +74,25 @@ def test_an_invalid_graph_is_refused(tmp_path: Path) -> None:
         SourceRejected, match=r"is not a valid ONNX model: .*'nowhere' of node: name: .* previous nodes\. Export"
     ):
         read_onnx(path)
+
+
+def test_weights_that_are_inputs_too_as_in_old_files_are_constants_and_quantized(tmp_path: Path) -> None:
+    path = linear_classifier(tmp_path / "model.onnx")
+    given = onnx.load(path)
+    old = onnx.load(path)
+    for tensor in old.graph.initializer:
+        old.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    old.ir_version = 3
+    onnx.save(old, path)
+    source = read_onnx(path)
+    assert [value.name for value in source.model.graph.input] == [value.name for value in given.graph.input]
+    assert source.digest == digest_of(path.read_bytes())
+    pixels, _ = samples(64)
+    made = onnx.load_from_string(Quantizer(source, batches=lambda: [{"pixels": pixels}]).apply(StaticRecipe()))
+    assert "QuantizeLinear" in {node.op_type for node in made.graph.node}
+    np.testing.assert_array_equal(
+        *(session(each).run(None, {"pixels": pixels})[0] for each in (path.read_bytes(), source.content()))
+    )
 
 
 def test_nan_in_the_weights_is_named_with_its_tensor(tmp_path: Path) -> None:
