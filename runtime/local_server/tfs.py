@@ -8,8 +8,7 @@ Every malformed request raises `MalformedRequest` with a message that says where
 from __future__ import annotations
 
 import base64
-import binascii
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import GenericAlias
@@ -18,7 +17,8 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 import numpy as np
 
-from fleet_protocol.tensors import NUMPY_NAMES, DataType, TensorSpec
+from fleet_protocol.tensors import DYNAMIC, NUMPY_NAMES, DataType, TensorSpec
+from runtime import oip_binary
 from runtime.engine import Array
 from runtime.errors import MalformedRequest
 
@@ -92,6 +92,13 @@ def decode_predict(body: bytes, specs: Sequence[TensorSpec]) -> PredictRequest:
     if counts == {0} or not counts:
         raise MalformedRequest("`instances` is empty. Give one element for each sample.")
     return PredictRequest(arrays, counts.pop())
+
+
+def given_as(body: bytes, specs: Sequence[TensorSpec], pictured: Collection[str]) -> Sequence[TensorSpec]:
+    """What the request gives: one picture a sample at the inputs `pictured`, where it holds base64, else tensors."""
+    if not pictured or b'"b64"' not in body:
+        return specs
+    return [TensorSpec(name=spec.name, datatype="BYTES", shape=(DYNAMIC,)) if spec.name in pictured else spec for spec in specs]
 
 
 def encode_predict(outputs: Mapping[str, Array], *, rows: int | None) -> bytes:
@@ -305,11 +312,11 @@ def _texts(array: Array, name: str) -> Array:
     return flat.reshape(array.shape)
 
 
-def _unpacked(text: str, name: str) -> str:
+def _unpacked(text: str, name: str) -> str | bytes:
     try:
-        return base64.b64decode(text, validate=True).decode()
-    except (binascii.Error, ValueError) as error:
-        raise MalformedRequest(f"Input {name}: {text[:40]!r} is not base64 of UTF-8; models here take text.") from error
+        return oip_binary.text(base64.b64decode(text, validate=True))
+    except ValueError as error:
+        raise MalformedRequest(f"Input {name}: {text[:40]!r} is not base64.") from error
 
 
 def _plain(name: str, array: Array) -> Any:  # noqa: ANN401  # nested lists of numbers or texts

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+from fleet_protocol.tensors import TensorSpec
 from runtime.hosting.host import Inference
 from runtime.local_server import tfs
 from runtime.local_server.answering import Answering, Question, Work
@@ -54,7 +56,8 @@ def _verb(part: str) -> tuple[str, str | None]:
 
 
 def _predict(question: Question) -> Response:
-    request = tfs.decode_predict(bytes(question.body), question.model.inputs)
+    body = bytes(question.body)
+    request = tfs.decode_predict(body, _given(question, body))
     inference = predicted(question, request.inputs)
     return Response(200, tfs.encode_predict(inference.outputs, rows=request.rows))
 
@@ -71,7 +74,13 @@ def _regress(question: Question) -> Response:
 
 
 def _on_examples(question: Question) -> Inference:
-    return predicted(question, tfs.decode_examples(bytes(question.body), question.model.inputs))
+    body = bytes(question.body)
+    return predicted(question, tfs.decode_examples(body, _given(question, body)))
+
+
+def _given(question: Question, body: bytes) -> Sequence[TensorSpec]:
+    processor = question.model.processor
+    return tfs.given_as(body, question.model.inputs, processor.pictured if processor else ())
 
 
 _WORK: Final[dict[str | None, Work]] = {"predict": _predict, "classify": _classify, "regress": _regress}

@@ -124,6 +124,30 @@ def test_the_server_takes_pictures_as_base64_in_json_and_refuses_what_is_none(se
     assert (refused.status_code, "no picture of a known format" in refused.json()["error"]) == (400, True)
 
 
+@pytest.mark.parametrize("form", ["rows", "rows by name", "columns", "examples"])
+def test_the_server_takes_pictures_as_tensorflow_servings_clients_send_them(server: LocalServer, form: str) -> None:
+    pixels, labels = pictures.digits(3)
+    packed = [{"b64": base64.b64encode(pictures.png(each)).decode()} for each in pixels]
+    named = [{"pixels": each} for each in packed]
+    verb, request, key = {
+        "rows": ("predict", {"instances": packed}, "predictions"),
+        "rows by name": ("predict", {"instances": named}, "predictions"),
+        "columns": ("predict", {"inputs": {"pixels": packed}}, "outputs"),
+        "examples": ("classify", {"examples": named}, "results"),
+    }[form]
+    answer = httpx.post(f"{server.url}/v1/models/digits:{verb}", json=request)
+    assert answer.status_code == 200, answer.text
+    best = [max(range(10), key=lambda at: float(row[at][1] if form == "examples" else row[at])) for row in answer.json()[key]]
+    assert best == labels.tolist()
+
+
+@pytest.mark.parametrize(("text", "said"), [("AAAA", "no picture of a known format"), ("%%%", "is not base64")])
+def test_what_is_no_picture_is_refused_over_tensorflow_servings_api(server: LocalServer, text: str, said: str) -> None:
+    refused = httpx.post(f"{server.url}/v1/models/digits:predict", json={"instances": [{"b64": text}]})
+    assert refused.status_code == 400
+    assert said in refused.json()["error"]
+
+
 def test_a_shadow_and_a_process_of_its_own_take_pictures_as_the_live_model_does(source: Source) -> None:
     pixels, labels = pictures.digits(3)
     encoded = [pictures.png(each) for each in pixels]

@@ -110,10 +110,14 @@ def test_a_malformed_predict_request_is_refused_with_what_is_wrong(request_: Any
         predict(request_)
 
 
-@pytest.mark.parametrize("text", ["%%%", "/w==", "YQ"])
-def test_a_text_that_is_no_base64_of_text_is_refused(text: str) -> None:
-    with pytest.raises(MalformedRequest, match="is not base64 of UTF-8"):
+@pytest.mark.parametrize("text", ["%%%", "YQ", "é"])
+def test_a_text_that_is_no_base64_is_refused(text: str) -> None:
+    with pytest.raises(MalformedRequest, match="is not base64"):
         predict({"instances": [{"b64": text}]}, spec("x", "BYTES", (-1,)))
+
+
+def test_base64_of_bytes_that_are_no_text_stays_bytes_which_a_model_of_texts_refuses_itself() -> None:
+    assert predict({"instances": [{"b64": "/w=="}]}, spec("x", "BYTES", (-1,))).inputs["x"].tolist() == [b"\xff"]
 
 
 def test_a_single_value_has_no_rows() -> None:
