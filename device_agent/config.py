@@ -9,7 +9,9 @@ from typing import Annotated, Final
 
 import msgspec
 
+from device_agent import stream_settings
 from device_agent.guards import Rules
+from device_agent.stream_settings import StreamSettings
 from fleet_io import config
 from fleet_io.errors import ConfigurationError
 from fleet_protocol.limits import MIB
@@ -37,6 +39,8 @@ class AgentConfig:
     """Where applications ask for predictions: an address, or `unix:PATH` for a socket. See `token_file`."""
     port: Port = 0
     """0: any free port; the agent prints which."""
+    grpc_address: Annotated[str, msgspec.Meta(pattern="^(|unix:.+|.+:[0-9]{1,5})$")] = ""
+    """Where applications ask over gRPC: `HOST:PORT`, or `unix:PATH`; empty: nowhere. Needs `edgeward[grpc]`."""
     token_file: str = ""
     """File with a token that applications must show; empty: anyone who can reach the address may ask."""
     threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
@@ -62,6 +66,8 @@ class AgentConfig:
     """Reports that wait for a connection may take this much; then old ones are merged."""
     transfer_stall_s: Positive = 30.0
     """A transfer that gets nothing for this long is given up, and tried again later."""
+    stream: tuple[StreamSettings, ...] = ()
+    """What models run on by themselves; `[[stream]]` in the TOML file."""
 
     def rules(self) -> Rules:
         """The numbers of the machine."""
@@ -99,4 +105,6 @@ class AgentConfig:
 
 def load(*, file: Path | None, environ: Mapping[str, str], flags: Mapping[str, object | None]) -> AgentConfig:
     """Raises `fleet_io.errors.ConfigurationError`, which names the key."""
-    return config.load(AgentConfig, file=file, prefix=ENVIRONMENT_PREFIX, environ=environ, flags=flags)
+    loaded = config.load(AgentConfig, file=file, prefix=ENVIRONMENT_PREFIX, environ=environ, flags=flags)
+    stream_settings.check(loaded.stream, loaded.device)
+    return loaded

@@ -30,6 +30,7 @@ from device_agent.outbox import Outbox
 from device_agent.perform import Bounds, Parts, Performer, formats_at_hand
 from device_agent.reporter import Reporter, will_of
 from device_agent.slots import Slots
+from device_agent.streams import Streams
 from device_agent.trust import Director, Releases
 from device_agent.worker import ThreadWorker, Worker
 from device_agent.workshop import Workshop
@@ -61,7 +62,7 @@ def run(
     """Enrol when that was not done yet, then run until SIGTERM, SIGINT or `stopping`.
 
     Raises `EnrolmentFailed`, `StateDirectoryUnusable`, `fleet_io.errors.AlreadyOwned` or `ConfigurationError`, or
-    `runtime.errors.CannotListen`.
+    `runtime.errors.CannotListen` or `ProtocolUnavailable`.
     """
     clock, chance, token = clock or SystemClock(), chance or system_chance(), config.token()
     with ExitStack() as held:
@@ -87,11 +88,8 @@ def run(
         )
         held.enter_context(_stopped_by(agent, stopping))
         agent.begin()
-        server = LocalServer(host, address=config.address, port=config.port, token=token)
-        server.start()
-        held.callback(server.stop)
-        agent.serving = server.url
-        announce(f"{config.device} answers requests at {server.url}")
+        agent.serving = held.enter_context(_served(config, host, token, announce))
+        held.enter_context(_streaming(config, host))
         for worker in workers:
             worker.start()
             held.callback(worker.stop)
@@ -183,6 +181,31 @@ def _identity(config: AgentConfig) -> Enrolled:
 def _transport(config: AgentConfig, enrolled: Enrolled, boot: bytes, chance: Chance) -> MqttTransport:
     will = will_of(config.device, boot.hex())
     return MqttTransport(enrolled.broker, enrolled.identity, client_id=config.device, chance=chance, will=will)
+
+
+@contextmanager
+def _served(config: AgentConfig, host: ModelHost, token: str | None, announce: Announce) -> Iterator[str]:
+    """The local server for as long as the block runs, and its address. Raises `CannotListen` or `ProtocolUnavailable`."""
+    server = LocalServer(host, address=config.address, port=config.port, token=token, grpc=config.grpc_address or None)
+    server.start()
+    try:
+        if server.grpc_address is not None:
+            announce(f"{config.device} answers gRPC at {server.grpc_address}")
+        announce(f"{config.device} answers requests at {server.url}")
+        yield server.url
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _streaming(config: AgentConfig, host: ModelHost) -> Iterator[None]:
+    """The streams for as long as the block runs. What they wait for is their own matter."""
+    streams = Streams(config.stream, host, device=config.device, directory=config.directory)
+    streams.start()
+    try:
+        yield
+    finally:
+        streams.stop()
 
 
 @contextmanager

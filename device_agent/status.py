@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from device_agent import identity
+from device_agent import identity, streams
 from device_agent.config import AgentConfig
 from device_agent.errors import NotEnrolled
 from device_agent.journal import Journal
 from device_agent.model_state import ModelState
+from device_agent.streams import StreamStatus
 
 
 class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +21,8 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     desired: int
     bytes: int
     models: tuple[ModelState, ...]
+    streams: tuple[StreamStatus, ...] = ()
+    """As they were when that was last written down, a few seconds ago; or when the agent ended."""
 
 
 def summary(config: AgentConfig) -> DeviceSummary:
@@ -37,4 +40,5 @@ def summary(config: AgentConfig) -> DeviceSummary:
         desired=entry.desired if entry else 0,
         bytes=sum(path.stat().st_size for path in blobs.iterdir()) if blobs.is_dir() else 0,
         models=entry.models if entry else (),
+        streams=streams.read(directory),
     )

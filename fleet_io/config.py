@@ -105,7 +105,8 @@ def _convert(kind: type[C], values: dict[str, object], sources: dict[str, str], 
         key = re.split(r"\W", place)[0]
         if key not in values:
             raise ConfigurationError(f"The configuration is not complete: {reason}.") from error
-        raise ConfigurationError(f"{key} = {values[key]!r} (from {sources[key]}) is not allowed: {reason}.") from error
+        within = "" if place.rstrip("`") == key else f" at {place.rstrip('`')}"
+        raise ConfigurationError(f"{key} = {values[key]!r} (from {sources[key]}) is not allowed{within}: {reason}.") from error
 
 
 def _as_path(kind: type[object], value: object) -> object:

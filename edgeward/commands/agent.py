@@ -13,6 +13,7 @@ import click
 from device_agent import daemon, identity
 from device_agent.config import AgentConfig, load
 from device_agent.status import DeviceSummary, summary
+from device_agent.streams import StreamStatus
 from edgeward import terminal
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -58,6 +59,7 @@ def command() -> None:
 @enrolment_options
 @click.option("--address", help="Where applications ask for predictions; unix:PATH for a socket.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port for applications; 0 takes a free one.  [default: 0]")
+@click.option("--grpc-address", help="Where they ask over gRPC: HOST:PORT, or unix:PATH.  [default: nowhere]")
 @click.option("--token-file", help="File with a token that applications must show.  [default: none]")
 def run(file: Path | None, **flags: str | int | None) -> None:
     """Enrol on the first start, then run until SIGTERM or Ctrl-C.
@@ -111,6 +113,9 @@ def status(file: Path | None, as_json: bool, **flags: str | None) -> None:  # no
         return
     columns = ("model", "runs", "variant", "phase", "wanted", "refused")
     terminal.out.print(terminal.table(f"Device {found.device}", columns, _rows(found)))
+    if found.streams:
+        headings = ("stream", "model", "from", "to", "state", "answered", "failed", "dropped", "reason")
+        terminal.out.print(terminal.table("Streams", headings, map(_stream_row, found.streams)))
     terminal.out.print(f"{'enrolled' if found.enrolled else 'not enrolled'}; {terminal.in_bytes(found.bytes)} of model files")
 
 
@@ -120,6 +125,12 @@ def _rows(found: DeviceSummary) -> Iterator[tuple[str, ...]]:
         wanted = "none" if each.removed else each.wanted.version if each.wanted else "not known"
         refused = "; ".join(f"{refusal.version} ({refusal.phase}): {refusal.reason}" for refusal in each.refused)
         yield (each.model, *runs, each.phase, wanted, refused)
+
+
+def _stream_row(each: StreamStatus) -> tuple[str, ...]:
+    counts = each.counts
+    numbers = (counts.answered, counts.failed, counts.dropped + counts.unwritten)
+    return (each.name, each.model, each.source, each.results, each.state, *map(str, numbers), each.reason)
 
 
 def _settings(file: Path | None, flags: dict[str, str | int | None] | dict[str, str | None]) -> AgentConfig:

@@ -6,20 +6,23 @@ import dataclasses
 import secrets
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import click
 
+from device_agent.stream_places import Wanted, broker_of, opened, results_of, source_of
 from edgeward import terminal
 from edgeward.pictures import read_processing
-from edgeward.stream_places import Wanted, broker, opened, parsed
+from fleet_io.errors import ConfigurationError
 from fleet_io.mqtt import Identity
 from runtime import ModelHost
 from runtime.sources import find
 from runtime.streaming import Counts, Policy, Stream
 
 _PATH = click.Path(path_type=Path)
+T = TypeVar("T")
 
 
 @click.command()
@@ -76,9 +79,9 @@ def command(
       edgeward stream flowers-1.0.0 --from mqtt:cameras/+/frame --to mqtt:results --policy latest
     """
     wanted = Wanted(
-        source=parsed("--from", source, ("dir", "camera", "stdin", "mqtt")),
-        results=parsed("--to", results, ("stdout", "file", "mqtt")),
-        broker=broker(address),
+        source=_read("--from", source, lambda value: source_of(value, ("dir", "camera", "stdin", "mqtt"))),
+        results=_read("--to", results, lambda value: results_of(value, ("stdout", "file", "mqtt"))),
+        broker=_read("--broker", address, broker_of),
         client_id=client_id or f"edgeward-stream-{secrets.token_hex(6)}",
         identity=_identity(ca, cert, key),
         policy=policy,
@@ -92,17 +95,24 @@ def command(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     host, name = ModelHost(), found.identity.model
-    answering = found.load(threads=threads)
-    host.activate(found.identity, answering, found.labels)
+    host.activate(found.identity, found.load(threads=threads), found.labels)
     try:
-        with opened(wanted, stop) as (items, places):
-            stream = Stream(host, name, answering, items, places, policy=wanted.chosen_policy(), waiting=waiting)
+        with opened(wanted, stop, lambda said: click.echo(said, err=True)) as (items, places):
+            stream = Stream(host, name, items, places, policy=wanted.chosen_policy(), waiting=waiting)
             try:
                 stream.run(stop)
             finally:
                 terminal.err.print(_said(stream.counts()), soft_wrap=True)
     finally:
         host.deactivate(name)
+
+
+def _read(option: str, value: str, read: Callable[[str], T]) -> T:
+    """Raises `click.BadParameter`, which names the option."""
+    try:
+        return read(value)
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error), param_hint=option) from error
 
 
 def _identity(ca: Path | None, cert: Path | None, key: Path | None) -> Identity | None:

@@ -20,6 +20,7 @@ from runtime.errors import InvalidInput, ModelUnwell
 from runtime.hosting.admission import Limits, Line
 from runtime.hosting.usage import ErrorKind, UsageCounter, all_finite
 from runtime.model import Model
+from runtime.processing import Processor
 
 if TYPE_CHECKING:
     from runtime.hosting.entrance import Place
@@ -89,6 +90,8 @@ class Served:
     """Whether every place is taken by a run that hangs: nobody is answered."""
     choice: str = ""
     """Why this engine and device were taken, for people."""
+    processor: Processor | None = None
+    """What makes inputs of pictures and results of outputs; None where its manifest declares nothing."""
 
 
 class Room:
@@ -225,6 +228,7 @@ class Room:
             self.limits.aside,
             hung >= self.places,
             model.choice,
+            model.processor,
         )
 
     def unwell(self) -> ModelUnwell | None:

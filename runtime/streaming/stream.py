@@ -1,7 +1,12 @@
-"""`Stream`: a source, a model and a destination, joined by a bounded line. One thread reads, the caller's thread answers."""
+"""`Stream`: a source, a model and a destination, joined by a bounded line. One thread reads, the caller's thread answers.
+
+Each item is prepared for, answered by and read as one version of the model, whichever is active then; where none is, or the
+model has no room, the item waits, and so do those behind it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -11,10 +16,9 @@ import msgspec
 import numpy as np
 
 from fleet_io.clock import Clock, SystemClock
-from runtime.errors import InvalidInput, RuntimeFailure, StreamBroken
-from runtime.hosting.host import Inference, ModelHost
+from runtime.errors import InvalidInput, ModelUnwell, NotServing, Overloaded, RuntimeFailure, StreamBroken
+from runtime.hosting.host import Inference, ModelHost, Served
 from runtime.inputs import from_json, read
-from runtime.model import Model
 from runtime.processing import Prepared
 from runtime.processing.decoding import ENCODED_BYTES
 from runtime.streaming.line import Line, Policy
@@ -44,7 +48,6 @@ class Stream:
         self,
         host: ModelHost,
         name: str,
-        model: Model,
         source: Source,
         results: Results,
         *,
@@ -52,8 +55,8 @@ class Stream:
         waiting: int = 8,
         clock: Clock | None = None,
     ) -> None:
-        """`host` answers for the model `name`, which is `model`; `waiting`: most items in the line, 1 or more."""
-        self._host, self._name, self._model = host, name, model
+        """`host` answers for the model `name`; `waiting`: most items in the line, 1 or more."""
+        self._host, self._name = host, name
         self._source, self._results = source, results
         self._line = Line(waiting, policy)
         self._clock = clock or SystemClock()
@@ -81,7 +84,7 @@ class Stream:
     def counts(self) -> Counts:
         """What became of the items until now."""
         with self._counting:
-            return Counts(**{**self._counts, "left": len(self._line)})
+            return Counts(**{**self._counts, "left": self._counts["left"] + len(self._line)})
 
     def give(self, item: Item, stop: threading.Event) -> bool:
         """Put an item into the line: what `Source.read` is given. False: the stream is stopping."""
@@ -104,7 +107,10 @@ class Stream:
             self._line.end()
 
     def _do(self, item: Item, stop: threading.Event) -> None:
-        answered = self._answer(item)
+        answered = self._answer(item, stop)
+        if answered is None:
+            self._count("left")
+            return
         written = self._results.write(answered)
         self._count("failed" if answered.error else "answered")
         if written:
@@ -113,15 +119,27 @@ class Stream:
             self._count("unwritten")
             self._source.settle(item)
 
-    def _answer(self, item: Item) -> Answered:
+    def _answer(self, item: Item, stop: threading.Event) -> Answered | None:
+        """None: the stream was stopped before any version could be asked."""
+        while not stop.is_set():
+            with contextlib.suppress(NotServing, Overloaded, ModelUnwell):
+                return self._asked(item)
+            stop.wait(_PATIENCE_S)
+        return None
+
+    def _asked(self, item: Item) -> Answered:
+        """Raises `NotServing`, `Overloaded` or `ModelUnwell`, after which the item may be asked again."""
         plain = Answered(item=item.name, time=self._clock.now(), model=self._name)
         started = time.perf_counter()
+        served = self._host.describe(self._name)
         try:
-            prepared = self._prepared(item)
-            inference = self._host.infer(self._name, prepared.inputs)
+            prepared = _prepared(item, served)
+            inference = self._host.infer(self._name, prepared.inputs, version=served.identity.version)
             if not inference.finite:
                 return msgspec.structs.replace(plain, error="The model answered NaN or infinity.")
-            made = self._made(inference, prepared)
+            made = _made(inference, prepared, served)
+        except (NotServing, Overloaded, ModelUnwell):
+            raise
         except RuntimeFailure as error:
             return msgspec.structs.replace(plain, error=str(error))
         except MemoryError as error:  # of this item: the next one may be smaller
@@ -129,29 +147,30 @@ class Stream:
         seconds = round(time.perf_counter() - started, 6)
         return msgspec.structs.replace(plain, version=inference.identity.version, seconds=seconds, **made)
 
-    def _made(self, inference: Inference, prepared: Prepared) -> dict[str, Any]:
-        processor = self._model.processor
-        if processor is not None and processor.processing.results:
-            return {"results": processor.results(inference.outputs, prepared.placements)}
-        return {"outputs": {name: array.tolist() for name, array in inference.outputs.items()}}
-
-    def _prepared(self, item: Item) -> Prepared:
-        """Raises `InvalidInput`, or `DecoderMissing`."""
-        content = item.content
-        if isinstance(content, Path):
-            if content.suffix.lower() in _TENSORS:
-                return Prepared(read(content, self._model.inputs), [])
-            content = _content(content)
-        processor = self._model.processor
-        if isinstance(content, np.ndarray) or not (item.is_json or content.lstrip()[:1] in (b"{", b"[")):
-            if processor is None or not processor.pictured:
-                raise InvalidInput("It is a picture, and nothing says how it becomes the model's input. Declare processing.")
-            return processor.prepare([content])
-        return Prepared(from_json(content, self._model.inputs, pictured=processor.pictured if processor else ()), [])
-
     def _count(self, what: str) -> None:
         with self._counting:
             self._counts[what] += 1
+
+
+def _made(inference: Inference, prepared: Prepared, served: Served) -> dict[str, Any]:
+    processor = served.processor
+    if processor is not None and processor.processing.results:
+        return {"results": processor.results(inference.outputs, prepared.placements)}
+    return {"outputs": {name: array.tolist() for name, array in inference.outputs.items()}}
+
+
+def _prepared(item: Item, served: Served) -> Prepared:
+    """Raises `InvalidInput`, or `DecoderMissing`."""
+    content, processor = item.content, served.processor
+    if isinstance(content, Path):
+        if content.suffix.lower() in _TENSORS:
+            return Prepared(read(content, served.inputs), [])
+        content = _content(content)
+    if isinstance(content, np.ndarray) or not (item.is_json or content.lstrip()[:1] in (b"{", b"[")):
+        if processor is None or not processor.pictured:
+            raise InvalidInput("It is a picture, and nothing says how it becomes the model's input. Declare processing.")
+        return processor.prepare([content])
+    return Prepared(from_json(content, served.inputs, pictured=processor.pictured if processor else ()), [])
 
 
 def _content(file: Path) -> bytes:

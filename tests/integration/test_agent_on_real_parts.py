@@ -8,7 +8,9 @@ import threading
 from collections.abc import Iterator
 
 import httpx
+import numpy as np
 import pytest
+import tritonclient.grpc as grpcclient
 
 from tests.support.central_side import edgeward
 from tests.support.real_fleet import AgentProcess, RealFleet, agent_process, real_fleet
@@ -138,6 +140,54 @@ def test_killed_with_9_at_many_moments_it_ends_where_it_should(fleet: RealFleet)
             assert agent.infer(question())["model_version"] in ("1.0.0", "1.1.0")
         until(lambda: committed(fleet, "attic", "1.1.0"), "attic runs 1.1.0", timeout_s=40)
         assert agent.stop() == 0
+
+
+def test_streams_follow_releases_outlive_kills_and_faults_and_show_in_the_status(fleet: RealFleet) -> None:
+    inbox, out = fleet.directory / "inbox", fleet.directory / "results.jsonl"
+    inbox.mkdir()
+    settings = fleet.directory / "agent.toml"
+    settings.write_text(f"""
+grpc_address = "127.0.0.1:0"
+[[stream]]
+name = "inbox"
+model = "digits"
+from = "dir:{inbox}"
+to = "file:{out}"
+[[stream]]
+name = "unplugged"
+model = "digits"
+from = "camera:{fleet.directory / "no.mp4"}"
+to = "mqtt:nobody"
+broker = "127.0.0.1:9"
+""")
+
+    def put(name: str) -> None:
+        np.save(inbox / f".{name}.npy", question()["pixels"])
+        (inbox / f".{name}.npy").rename(inbox / f"{name}.npy")
+
+    def answered() -> list[tuple[str, str]]:
+        lines = out.read_text().splitlines() if out.exists() else []
+        return [(each["item"], each["version"]) for each in map(json.loads, lines)]
+
+    with agent_process(fleet, "shed", settings) as agent:
+        put("before")
+        fleet.roll_out("1.0.0")
+        until(lambda: ("before.npy", "1.0.0") in answered(), "what waited is answered by the first release")
+        agent.kill()
+        put("meanwhile")
+        agent.start()
+        until(lambda: ("meanwhile.npy", "1.0.0") in answered(), "the stream is back")
+        fleet.roll_out("1.1.0")
+        until(lambda: committed(fleet, "shed", "1.1.0"), "shed runs 1.1.0")
+        put("after")
+        until(lambda: ("after.npy", "1.1.0") in answered(), "the stream has followed")
+        address = [line.split()[-1] for line in agent.lines if "answers gRPC at" in line][-1]
+        with grpcclient.InferenceServerClient(address) as client:
+            assert client.is_model_ready("digits", "1.1.0")
+        assert agent.stop() == 0
+    status = edgeward("agent", "status", "--device", "shed", "--state-dir", str(agent.state_dir), "--json")
+    streams = json.loads(status.stdout)["streams"]
+    assert [(each["name"], each["state"]) for each in streams] == [("inbox", "running"), ("unplugged", "broken")]
 
 
 def test_a_second_agent_on_its_directory_or_its_port_is_refused_in_one_line(fleet: RealFleet) -> None:

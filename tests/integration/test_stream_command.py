@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeward import stream_places
+from device_agent import stream_places
 from edgeward.broker import free_port
 from fleet_io.clock import system_chance
 from fleet_io.mqtt import Broker, MqttTransport
@@ -214,12 +214,8 @@ def test_a_standard_stream_that_the_caller_closed_is_said(name: str, monkeypatch
     wanted = stream_places.Wanted(
         source=("stdin", ""),
         results=("stdout", ""),
-        broker=stream_places.broker("127.0.0.1:1883"),
+        broker=stream_places.broker_of("127.0.0.1:1883"),
         client_id="",
-        identity=None,
-        policy=None,
-        state=None,
-        once=False,
     )
-    with pytest.raises(StreamBroken, match=f"{name} is closed"), stream_places.opened(wanted, threading.Event()):
+    with pytest.raises(StreamBroken, match=f"{name} is closed"), stream_places.opened(wanted, threading.Event(), print):
         pass

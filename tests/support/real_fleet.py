@@ -126,6 +126,8 @@ class AgentProcess:
     device: str
     claim: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    settings: Path | None = None
+    """A TOML file, for what the environment cannot say."""
     process: subprocess.Popen[str] | None = None
     lines: list[str] = field(default_factory=list)
 
@@ -143,7 +145,14 @@ class AgentProcess:
         seen = len(self.lines)
         command = [sys.executable, "-m", "edgeward", "agent", "run", "--server", self.fleet.url]
         self.process = subprocess.Popen(
-            [*command, "--device", self.device, "--state-dir", str(self.state_dir)],
+            [
+                *command,
+                *(("--config", str(self.settings)) if self.settings else ()),
+                "--device",
+                self.device,
+                "--state-dir",
+                str(self.state_dir),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -202,9 +211,9 @@ def real_fleet(directory: Path) -> Iterator[RealFleet]:
 
 
 @contextmanager
-def agent_process(fleet: RealFleet, device: str, **environment: str) -> Iterator[AgentProcess]:
+def agent_process(fleet: RealFleet, device: str, settings: Path | None = None, /, **environment: str) -> Iterator[AgentProcess]:
     """An enrolled and running agent, ended with the block."""
-    made = AgentProcess(fleet, device, fleet.claim(device), environment)
+    made = AgentProcess(fleet, device, fleet.claim(device), environment, settings)
     try:
         made.start()
         yield made

@@ -30,11 +30,11 @@ LOOK_S = 0.01
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[tuple[ModelHost, str, Model]]:
+def running(tmp_path: Path) -> Iterator[tuple[ModelHost, str]]:
     source = find(models.linear_classifier(tmp_path / "digits.onnx"))
-    host, model = ModelHost(), source.load()
-    host.activate(source.identity, model)
-    yield host, source.identity.model, model
+    host = ModelHost()
+    host.activate(source.identity, source.load())
+    yield host, source.identity.model
     host.deactivate(source.identity.model)
 
 
@@ -66,8 +66,8 @@ class Given:
 def streamed(
     running: Any, source: Any, take: Callable[[Answered], bool | None], policy: Policy = "block", waiting: int = 2
 ) -> Counts:
-    host, name, model = running
-    stream = Stream(host, name, model, source, CalledResults(take), policy=policy, waiting=waiting)
+    host, name = running
+    stream = Stream(host, name, source, CalledResults(take), policy=policy, waiting=waiting)
     return stream.run(threading.Event())
 
 
@@ -110,7 +110,7 @@ def test_an_item_that_takes_too_much_memory_is_a_result_too() -> None:
     host.activate(ModelIdentity("m", "1.0.0", "sha256:" + "0" * 64, "float"), model)
     source = Given([Item("large", line_of([[2, 0]])), Item("small", line_of([[1, 0]]))])
     results: list[Answered] = []
-    assert streamed((host, "m", model), source, results.append) == Counts(answered=1, failed=1)
+    assert streamed((host, "m"), source, results.append) == Counts(answered=1, failed=1)
     assert results[0].error == "There is not enough memory for it: Unable to allocate 64 GiB."
     host.deactivate("m")
 
@@ -160,14 +160,14 @@ def test_a_result_that_is_not_taken_is_counted(running: Any) -> None:
 
 
 def test_a_result_that_is_not_taken_since_the_stream_stops_leaves_its_item_for_the_next_start(running: Any) -> None:
-    host, name, model = running
+    host, name = running
     source, stop = Given([Item("a", GOOD)]), threading.Event()
 
     def stopped(_answered: Answered) -> bool:
         stop.set()
         return False
 
-    counts = Stream(host, name, model, source, CalledResults(stopped)).run(stop)
+    counts = Stream(host, name, source, CalledResults(stopped)).run(stop)
     assert (counts, source.settled) == (Counts(answered=1), [])
 
 
@@ -184,16 +184,65 @@ def test_a_source_that_breaks_ends_the_stream_with_its_reason_after_what_came(ru
 
 
 def test_a_stop_leaves_what_waits_and_says_how_much(running: Any) -> None:
-    host, name, model = running
+    host, name = running
     source, stop = Given([Item(str(at), GOOD) for at in range(3)]), threading.Event()
 
     def take(answered: Answered) -> None:
         assert source.read_all.wait(10)
         stop.set()
 
-    counts = Stream(host, name, model, source, CalledResults(take), waiting=8).run(stop)
+    counts = Stream(host, name, source, CalledResults(take), waiting=8).run(stop)
     assert counts == Counts(answered=1, left=2)
     assert source.settled == ["0"]
+
+
+def version_of(version: str, answer: float = 0.0) -> tuple[ModelIdentity, Model]:
+    def answered(x: Array) -> Array:
+        return np.full((len(x), 3), answer, np.float32)
+
+    return ModelIdentity("m", version, "sha256:" + "0" * 64, "float"), model_of(ScriptedEngine(answered))
+
+
+def test_a_stream_follows_its_model_through_swaps() -> None:
+    host, results = ModelHost(), list[Answered]()
+    host.activate(*version_of("1.0.0", 1.0))
+
+    def take(answered: Answered) -> None:
+        results.append(answered)
+        if answered.item == "1":
+            host.activate(*version_of("2.0.0", 2.0))
+
+    streamed((host, "m"), Given([Item(str(at), line_of([[0, 0]])) for at in range(4)]), take)
+    assert [each.version for each in results] == ["1.0.0", "1.0.0", "2.0.0", "2.0.0"]
+    assert [each.outputs["scores"][0][0] for each in results if each.outputs] == [1.0, 1.0, 2.0, 2.0]
+    host.deactivate("m")
+
+
+def test_items_wait_until_a_version_of_the_model_is_there() -> None:
+    host, source = ModelHost(), Given([Item("a", line_of([[0, 0]]))])
+
+    def appear() -> None:
+        assert source.read_all.wait(10)
+        host.activate(*version_of("1.0.0"))
+
+    appearing = threading.Thread(target=appear)
+    appearing.start()
+    results: list[Answered] = []
+    assert streamed((host, "m"), source, results.append) == Counts(answered=1)
+    assert results[0].version == "1.0.0"
+    appearing.join()
+    host.deactivate("m")
+
+
+def test_what_waits_for_a_model_that_never_comes_is_left_for_the_next_start() -> None:
+    class EndingGiven(Given):
+        def read(self, give: Callable[[Item], bool], stop: threading.Event) -> None:
+            super().read(give, stop)
+            stop.set()
+
+    source = EndingGiven([Item("a", line_of([[0, 0]]))])
+    counts = Stream(ModelHost(), "m", source, CalledResults(print)).run(threading.Event())
+    assert (counts, source.settled) == (Counts(left=1), [])
 
 
 def test_a_line_that_is_full_refuses_or_lets_the_oldest_go() -> None:

@@ -1,4 +1,7 @@
-"""What `--from` and `--to` of `edgeward stream` name: a source and a destination, and the broker where one is needed."""
+"""What a stream's `from` and `to` name: a source and a destination, and the broker where one is needed.
+
+The agent's settings and the options of `edgeward stream` name them alike.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,15 @@ import contextlib
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
 
-import click
-
-from edgeward.stream_mqtt import MqttItems, MqttResults
+from device_agent.stream_mqtt import MqttItems, MqttResults
 from fleet_io.clock import system_chance
+from fleet_io.errors import ConfigurationError
 from fleet_io.mqtt import Broker, Identity, MqttTransport
 from fleet_io.ownership import owning_file
 from fleet_io.transport import Transport
@@ -30,59 +32,77 @@ SEEN_FILE: Final = ".edgeward-seen.jsonl"
 _BROKER: Final = re.compile(r"(?P<host>[^\s:/]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})")
 _FILTER: Final = re.compile(r"(?:(?:\+|[^+#/\0]*)/)*(?:\+|#|[^+#/\0]*)")
 """MQTT 5, 4.7.1: what a broker takes; it answers another one by ending the connection."""
-_HINT: Final = {
-    "--from": "dir:PATH, camera:NUMBER, camera:FILE, stdin or mqtt:TOPIC",
-    "--to": "stdout, file:PATH or mqtt:TOPIC",
+_PLACES: Final = {
+    "dir": "dir:PATH",
+    "camera": "camera:NUMBER, camera:FILE",
+    "stdin": "stdin",
+    "stdout": "stdout",
+    "file": "file:PATH",
+    "mqtt": "mqtt:TOPIC",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What was asked for on the command line. `identity` None: the broker is asked without TLS."""
+    """What was asked for. `identity` None: no TLS is spoken; `once`: a directory's stream ends with its files."""
 
     source: tuple[str, str]
     results: tuple[str, str]
     broker: Broker
     client_id: str
-    identity: Identity | None
-    policy: Policy | None
-    state: Path | None
-    once: bool
+    identity: Identity | None = None
+    policy: Policy | None = None
+    state: Path | None = None
+    once: bool = False
 
     def seen(self) -> Path:
         """Where a directory's done files are remembered. Raises `StreamBroken` where there is no such directory."""
         return self.state or existing(Path(self.source[1])) / SEEN_FILE
 
     def chosen_policy(self) -> Policy:
-        """That of the command line, else the newest frame of a live camera, and every item of anything else."""
+        """The one that was asked for, else the newest frame of a live camera, and every item of anything else."""
         live = self.source[0] == "camera" and not Path(self.source[1]).is_file()
         return self.policy or ("latest" if live else "block")
 
 
-def parsed(option: str, value: str, kinds: tuple[str, ...]) -> tuple[str, str]:
-    """`kind:place`, or a kind that needs no place. Raises `click.BadParameter`."""
-    kind, _, place = value.partition(":")
-    alone = kind in ("stdin", "stdout")
-    if kind not in kinds or bool(place) == alone:
-        raise click.BadParameter(f"{value!r} is none of {_HINT[option]}.", param_hint=option)
-    if kind == "mqtt" and option == "--to" and set(place) & set("+#"):
-        raise click.BadParameter(f"{place!r} is a filter; results go to one topic.", param_hint=option)
-    if kind == "mqtt" and not _FILTER.fullmatch(place):
-        raise click.BadParameter(f"{place!r}: + and # stand alone between slashes, and # only at the end.", param_hint=option)
+def source_of(value: str, kinds: tuple[str, ...] = ("dir", "camera", "mqtt")) -> tuple[str, str]:
+    """`kind:place`, or a kind that needs no place. Raises `ConfigurationError`."""
+    return _parsed(value, kinds)
+
+
+def results_of(value: str, kinds: tuple[str, ...] = ("file", "mqtt")) -> tuple[str, str]:
+    """The same for where results go. Raises `ConfigurationError`."""
+    kind, place = _parsed(value, kinds)
+    if kind == "mqtt" and set(place) & set("+#"):
+        raise ConfigurationError(f"{place!r} is a filter; results go to one topic.")
     return kind, place
 
 
-def broker(value: str) -> Broker:
-    """`host:port`. Raises `click.BadParameter`."""
+def _parsed(value: str, kinds: tuple[str, ...]) -> tuple[str, str]:
+    kind, _, place = value.partition(":")
+    alone = kind in ("stdin", "stdout")
+    if kind not in kinds or bool(place) == alone:
+        *first, last = (_PLACES[each] for each in kinds)
+        raise ConfigurationError(f"{value!r} is none of {', '.join(first)} or {last}.")
+    if kind == "mqtt" and not _FILTER.fullmatch(place):
+        raise ConfigurationError(f"{place!r}: + and # stand alone between slashes, and # only at the end.")
+    return kind, place
+
+
+def broker_of(value: str) -> Broker:
+    """`host:port`. Raises `ConfigurationError`."""
     found = _BROKER.fullmatch(value)
     if found is None or not 0 < int(found["port"]) < 65536:
-        raise click.BadParameter(f"{value!r} is no HOST:PORT, such as 127.0.0.1:1883.", param_hint="--broker")
+        raise ConfigurationError(f"{value!r} is no HOST:PORT, such as 127.0.0.1:1883.")
     return Broker(found["host"].strip("[]"), int(found["port"]))
 
 
 @contextmanager
-def opened(wanted: Wanted, stop: threading.Event) -> Iterator[tuple[Source, Results]]:
-    """Both ends, and the broker's connection for as long as they are needed. Raises `StreamBroken`."""
+def opened(wanted: Wanted, stop: threading.Event, tell: Callable[[str], None]) -> Iterator[tuple[Source, Results]]:
+    """Both ends, and the broker's connection for as long as they are needed; `tell` hears when that is lost.
+
+    Raises `StreamBroken`, or `fleet_io.errors.AlreadyOwned`.
+    """
     with contextlib.ExitStack() as held:
         transport = None
         if "mqtt" in (wanted.source[0], wanted.results[0]):
@@ -92,7 +112,7 @@ def opened(wanted: Wanted, stop: threading.Event) -> Iterator[tuple[Source, Resu
             _own(wanted.seen(), held)
         ends = _source(wanted, transport), _results(wanted, transport, stop)
         if transport is not None:
-            transport.on_disconnected(lambda reason: click.echo(f"The broker is away: {reason}", err=True))
+            transport.on_disconnected(lambda reason: tell(f"The broker is away: {reason}"))
             transport.start()
         yield ends
 
@@ -103,7 +123,7 @@ def _own(seen: Path, held: contextlib.ExitStack) -> None:
         seen.touch()  # a lock would make missing directories
         held.enter_context(owning_file(seen, "stream"))
     except OSError as error:
-        raise StreamBroken(f"{seen} cannot be kept: {error.strerror or error}. Choose another place with --state.") from error
+        raise StreamBroken(f"{seen} cannot be kept: {error.strerror or error}. Choose another place (`state`).") from error
 
 
 def _source(wanted: Wanted, transport: Transport | None) -> Source:
