@@ -76,16 +76,13 @@ class LocalServer:
 
     def start(self) -> None:
         """Listen, and return when requests are answered. Raises `CannotListen`, or `ProtocolUnavailable` (no grpcio)."""
+        if self._grpc_address is not None:  # first: who asks over HTTP meanwhile would wait for imports at every step
+            self._grpc = self._started_grpc(self._grpc_address)
         try:
             self._server.start()
         except ListenFailed as error:
+            self._stop_grpc()
             raise CannotListen(str(error)) from error
-        if self._grpc_address is not None:
-            try:
-                self._grpc = self._started_grpc(self._grpc_address)
-            except BaseException:
-                self._server.stop()
-                raise
         loops = [each.loop for each in (self._server, self._grpc) if each is not None and each.loop is not None]
         self._watchdog = Watchdog(loops, self._tell_hung, hang_s=self._hang_s)
         self._watchdog.start()
@@ -106,7 +103,7 @@ class LocalServer:
         )
 
     def _started_grpc(self, address: str) -> GrpcServer:
-        """Imported here: its messages cost 0.15 s, for which whoever speaks HTTP need not wait, and memory."""
+        """Imported here: its messages cost whoever speaks HTTP alone some time and memory."""
         from runtime.local_server.grpc_app import GrpcApplication
         from runtime.local_server.grpc_server import GrpcServer
 
