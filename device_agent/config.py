@@ -60,6 +60,8 @@ class AgentConfig:
     """Smaller models are loaded as they are."""
     tune_s: Annotated[float, msgspec.Meta(ge=0.0, le=3600.0)] = 5.0
     """Seconds of measuring how a model runs best here, before it is activated; 0: not at all."""
+    tune_providers: bool = True
+    """Whether it may be found best on a GPU or another execution provider that works here, not on the CPU alone."""
     disk_reserve_bytes: Count = 64 * MIB
     """Room on the disk that a download leaves free."""
     outbox_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 8 * MIB
@@ -83,7 +85,12 @@ class AgentConfig:
 
     def effort(self) -> Effort:
         """What preparing one model may take."""
-        return Effort(tune_s=self.tune_s, prepare=self.prepare, smallest_bytes=self.prepare_from_bytes)
+        return Effort(
+            tune_s=self.tune_s,
+            prepare=self.prepare,
+            smallest_bytes=self.prepare_from_bytes,
+            providers=self.tune_providers,
+        )
 
     def token(self) -> str | None:
         """What applications must show; None: nothing. Raises `fleet_io.errors.ConfigurationError`."""

@@ -112,6 +112,11 @@ def working() -> tuple[Provider, ...]:
     return tuple(each for each in present() if objection(Asked(each)) is None)
 
 
+def others() -> tuple[str, ...]:
+    """The names of those that work here beside the CPU."""
+    return tuple(each.name for each in working() if each.name != CPU)
+
+
 def check(asked: Asked) -> None:
     """Raises `EngineUnavailable` unless the provider is present and works; says what to install."""
     if asked.provider not in present():

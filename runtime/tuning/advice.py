@@ -137,12 +137,13 @@ def best_way(source: Source, kept: Kept) -> Source:
 
 
 def as_tuned(source: Source, kept: Kept) -> Source:
-    """With session options and threads as tuning chose them, else the publisher's. Where it runs was not asked then."""
+    """With session options, threads and provider as tuning chose them, else the publisher's."""
     known = results.recall(kept.tuned, kept.key(source)) if kept.tuned.is_dir() else None
     if known is None:
         return source
     options, threads = known.chosen.session_options(source.session_options), source.fewest(known.chosen.threads)
-    return replace(source, session_options=options, threads=threads)
+    provider = source.provider or known.chosen.provider_to_load
+    return replace(source, session_options=options, threads=threads, provider=provider)
 
 
 def prepared_form(tuned: Source, kept: Kept) -> Prepared | None:

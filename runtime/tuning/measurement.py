@@ -68,8 +68,8 @@ def tune(
     known = None if cache is None or again else results.recall(cache, key)
     if known is not None:
         return known
-    others = [each.name for each in providers.working() if each.name != providers.CPU]
-    tuning = measured(contenders, objective, seconds=seconds, cores=usable_cores(), others=others, on_progress=on_progress)
+    others, cores = providers.others(), usable_cores()
+    tuning = measured(contenders, objective, seconds=seconds, cores=cores, others=others, on_progress=on_progress)
     if cache is not None:
         try:
             results.remember(cache, key, tuning)

@@ -19,6 +19,8 @@ from typing import Final
 
 from runtime.device_facts import usable_cores
 from runtime.engine import format_of
+from runtime.engines import providers
+from runtime.engines.providers import CPU
 from runtime.errors import RuntimeFailure
 from runtime.model import Model
 from runtime.sources import Contender, Source
@@ -36,7 +38,8 @@ ROOM: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What making a model ready may take. `tune_s` 0: it is not tuned; `prepare` False: no prepared form is made.
+    """What making a model ready may take. `tune_s` 0: it is not tuned; `prepare` False: no prepared form is made;
+    `providers` False: it is tuned for the CPU alone.
 
     Models below `smallest_bytes` load within milliseconds as they are; a prepared form would only take room.
     """
@@ -45,6 +48,7 @@ class Effort:
     prepare: bool = True
     smallest_bytes: int = 1024 * 1024
     timeout_s: float = 300.0
+    providers: bool = True
 
 
 def make_ready(contender: Contender, kept: Kept, effort: Effort, *, threads: int | None = None) -> str:
@@ -56,12 +60,13 @@ def make_ready(contender: Contender, kept: Kept, effort: Effort, *, threads: int
     source, said = contender.source, []
     if effort.tune_s > 0:
         said.append(_tuned(contender, kept, effort, threads).describe())
-    if effort.prepare and _is_worth_preparing(source.path, effort):
+    way = as_tuned(source, kept)
+    if effort.prepare and way.provider in (None, CPU) and _is_worth_preparing(source.path, effort):
         prepared.prepare(
             source.path,
             digest=kept.digest,
             cache=kept.prepared,
-            session_options=as_tuned(source, kept).session_options,
+            session_options=way.session_options,
             golden=contender.golden,
             timeout_s=effort.timeout_s,
         )
@@ -105,7 +110,8 @@ def _tuned(contender: Contender, kept: Kept, effort: Effort, threads: int | None
     known = results.recall(kept.tuned, key)
     if known is None:
         cores = min(threads or usable_cores(), usable_cores())
-        known = measurement.measured([contender], Objective(), seconds=effort.tune_s, cores=cores)
+        others = providers.others() if effort.providers else ()
+        known = measurement.measured([contender], Objective(), seconds=effort.tune_s, cores=cores, others=others)
         results.remember(kept.tuned, key, known)
     return known.chosen
 

@@ -12,6 +12,7 @@ import pytest
 import runtime
 from fleet_io.bundle_directory import write_bundle
 from runtime import InvalidInput, ModelRejected, sources
+from runtime.engines import providers
 from runtime.errors import CannotPrepare
 from runtime.sources import Contender
 from runtime.tuning import readiness, results
@@ -95,6 +96,18 @@ def test_what_was_tuned_is_neither_measured_again_nor_left_out_when_preparing(co
 def test_tuning_is_measured_within_its_time(contender: Contender, kept: Kept) -> None:
     assert readiness.make_ready(contender, kept, Effort(tune_s=0.5)).startswith("onnx · ")
     assert results.recall(kept.tuned, kept.key(contender.source)) is not None
+
+
+def test_a_provider_that_tuning_chose_and_that_is_gone_is_forgotten_and_the_model_runs_on_the_cpu(
+    contender: Contender, kept: Kept
+) -> None:
+    gone = next(each for each in providers.TABLE if each not in providers.present())
+    results.remember(kept.tuned, kept.key(contender.source), choice("onnx", provider=gone.name))
+    assert readiness.make_ready(contender, kept, ANY_SIZE) == "nothing to prepare"  # a prepared form is for the CPU
+    model, fault = readiness.load_ready(contender.source, kept)
+    assert gone.title in fault
+    assert answer(model) == answer(contender.source.load())
+    assert readiness.load_ready(contender.source, kept)[1] == ""
 
 
 def test_forgetting_what_is_not_there_is_no_error(contender: Contender, kept: Kept) -> None:
