@@ -29,7 +29,7 @@ AUTO_SHARE: Final = 0.75
 SPIN_US: Final = 20
 """How long a thread waits for more work before it sleeps: longer than from one operator to the next, and far less than a run.
 
-As quick as onnxruntime's default on an idle device, as thrifty as sleeping at once, and as good a neighbour (`docs/tune.md`).
+Near onnxruntime's default in latency, and near sleeping at once in CPU time (`docs/tune.md`); 50 µs measured much the same.
 """
 _BOUNDED_SPINNING: Final = (1, 26)
 """The first onnxruntime that takes `session.intra_op.spin_duration_us`; to older ones spinning has no end, so theirs sleep."""
