@@ -198,6 +198,13 @@ def test_a_malformed_message_is_an_invalid_argument_that_says_what_is_wrong_and_
     assert works(channel)
 
 
+@pytest.mark.parametrize("name", ["timeout", "priority"])
+@pytest.mark.parametrize("kind", ["int64_param", "uint64_param"])
+def test_a_wish_of_0_is_none(channel: Any, name: str, kind: str) -> None:
+    request = with_parameter("request", name, **{kind: 0})()
+    assert len(ask(channel, request)[0].raw_output_contents) == 1
+
+
 def test_every_method_refuses_what_is_no_message(channel: Any) -> None:
     for path in (
         INFER,

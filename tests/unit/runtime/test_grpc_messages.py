@@ -11,6 +11,8 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor
 from tritonclient.grpc import model_config_pb2, service_pb2
 
+from fleet_protocol.tensors import TensorSpec
+from runtime.local_server import tfs_grpc
 from runtime.local_server.grpc_messages import message_class
 
 ROOT = Path(__file__).parents[3]
@@ -67,3 +69,12 @@ def test_every_method_takes_and_gives_tritons_messages() -> None:
     spared = {"SystemSharedMemory", "CudaSharedMemory", "TraceSetting", "LogSettings"}
     left_out = set(known) - {method.name for method in service.method}
     assert all(any(name.startswith(each) for each in spared) for name in left_out)
+
+
+def test_whole_numbers_of_a_feature_stay_what_they_are() -> None:
+    request = message_class("tensorflow.serving.ClassificationRequest")()
+    example = request.input.example_list.examples.add()
+    large = [2**24 + 1, -(2**53) - 1]
+    example.features.feature["x"].int64_list.value.extend(large)
+    decoded = tfs_grpc.decode_examples(request, (TensorSpec(name="x", datatype="INT64", shape=(-1, 2)),))
+    assert decoded["x"].tolist() == [large]
