@@ -106,7 +106,7 @@ def opened(wanted: Wanted, stop: threading.Event, tell: Callable[[str], None]) -
     with contextlib.ExitStack() as held:
         transport = None
         if "mqtt" in (wanted.source[0], wanted.results[0]):
-            transport = MqttTransport(wanted.broker, wanted.identity, client_id=wanted.client_id, chance=system_chance())
+            transport = _transport(wanted)
             held.callback(transport.stop)
         if wanted.source[0] == "dir":
             _own(wanted.seen(), held)
@@ -115,6 +115,14 @@ def opened(wanted: Wanted, stop: threading.Event, tell: Callable[[str], None]) -
             transport.on_disconnected(lambda reason: tell(f"The broker is away: {reason}"))
             transport.start()
         yield ends
+
+
+def _transport(wanted: Wanted) -> MqttTransport:
+    """Raises `StreamBroken` where the files for TLS are not there, or not what they should be."""
+    try:
+        return MqttTransport(wanted.broker, wanted.identity, client_id=wanted.client_id, chance=system_chance())
+    except OSError as error:  # of the disk, or of TLS
+        raise StreamBroken(f"The files for TLS cannot be used: {error.strerror or error}. Check ca, cert and key.") from error
 
 
 def _own(seen: Path, held: contextlib.ExitStack) -> None:

@@ -91,6 +91,20 @@ def test_a_stream_waits_for_its_model_and_says_so_beside_one_that_works(tmp_path
     assert "Streams" in table.output
 
 
+def test_tls_without_its_files_is_a_broken_stream_with_its_reason(tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "nowhere.pem")
+    secret = settings(tmp_path, source="mqtt:frames", results="mqtt:out", ca=nowhere, cert=nowhere, key=nowhere)
+    running = started(tmp_path, ModelHost(), secret)
+    try:
+        until(lambda: running.statuses()[0].state == "broken", "the files for TLS are missing")
+        assert (
+            running.statuses()[0].reason
+            == "The files for TLS cannot be used: No such file or directory. Check ca, cert and key."
+        )
+    finally:
+        running.stop()
+
+
 def test_a_fault_of_ours_is_a_broken_stream_that_is_tried_again(tmp_path: Path) -> None:
     class Faulty(ModelHost):
         tries = 0
@@ -134,6 +148,13 @@ def test_a_stream_that_cannot_be_stops_the_agent_with_its_reason(edit: Callable[
     file.write_text(edit(INBOX))
     with pytest.raises(ConfigurationError, match=says):
         load(file=file, environ={}, flags={})
+
+
+def test_the_page_about_the_agent_shows_streams_that_can_be(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "agent.md").read_text(encoding="utf-8")
+    file = tmp_path / "agent.toml"
+    file.write_text(page.split("```toml\n")[1].split("```")[0])
+    assert [each.name for each in load(file=file, environ={}, flags={}).stream] == ["inbox", "door"]
 
 
 def test_settings_of_a_stream_are_read_from_the_file(tmp_path: Path) -> None:
