@@ -1,7 +1,10 @@
 """Edgeward's conversion beside other quantizers: the same model, the same samples, one run.
 
-`python -m bench.converters [--zoo FOLDER] [--peers VENV] [NAME …]`. Digits has real labels. ResNet-8 has no samples here: it
-gets random images with structure, so only agreement and noise count. `--zoo` adds what `bench/zoo.py` trained.
+`python -m bench.converters [--models FOLDER] [--peers VENV] [NAME …]`. Digits has real labels. ResNet-8 has no samples here:
+it gets random images with structure, so only agreement and noise count. `--models` adds every NAME.onnx of a folder, with its
+samples in NAME.npz (an array for each input, `label` where known, and no other; the model was not trained with them) and, where
+there is one, the int8 file that its makers publish, NAME.int8.tflite. `python bench/zoo.py FOLDER` trains such models.
+Each model is one line of JSON, printed as soon as it is measured: a stop loses none.
 ai-edge-quantizer gets the float file that our emitter makes. `--peers` is an environment made by hand with
 `pip install nncf onnx onnxruntime`, whose NNCF is run too: its default, for transformers, and with accuracy control.
 (neural-compressor 3.10 has no ONNX backend any more.) With scikit-learn and skl2onnx on the path,
@@ -36,7 +39,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 
 import converters
 import runtime
-from bench import avx2_only
+from bench import avx2_only, official_int8
 from converters.data.calibration import Dataset, make_dataset
 from converters.judging.evaluation import Outputs, latencies, run
 from converters.judging.measures import vector_metric
@@ -56,6 +59,7 @@ Files = dict[str, tuple[Path, dict[str, str]]]
 
 _ROOT = Path(__file__).parents[1]
 _RESNET = _ROOT.parent / "shared" / "data" / "resnet8_cifar10" / "float.onnx"
+_OFFICIAL = "official int8"
 _PEER_SECONDS = 150
 _LITERT_SAMPLES = 200
 _TIMING_SECONDS = 0.5
@@ -94,6 +98,8 @@ class Case:
     model: Path
     inputs: dict[str, Array]
     labels: Array | None
+    official: Path | None = None
+    """The int8 .tflite file that the model's makers publish."""
 
     def take(self, first: int, behind: int | None = None) -> dict[str, Array]:
         """The samples from `first` up to `behind`."""
@@ -113,24 +119,49 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships
         return next(self._rest, None)
 
 
-def measure(zoo: Path | None = None, peers: Path | None = None, names: Sequence[str] = ()) -> dict[str, object]:
+def measure() -> dict[str, object]:
+    return dict(measured())
+
+
+def measured(
+    given: Path | None = None, peers: Path | None = None, names: Sequence[str] = ()
+) -> Iterator[tuple[str, dict[str, object]]]:
+    """Each model's name and figures, as they come. A model that cannot be measured says why, and the next one follows."""
     with tempfile.TemporaryDirectory(prefix="edgeward-bench-") as folder:
-        cases = (case for case in _cases(Path(folder), zoo) if not names or case.name in names)
-        return {case.name: _measure(case, Path(folder), peers) for case in cases}
+        for case in _cases(Path(folder), given):
+            if names and case.name not in names:
+                continue
+            try:
+                yield case.name, _measure(case, Path(folder), peers)
+            except Exception as error:  # noqa: BLE001  # whatever fails with one model, the others are measured
+                yield case.name, _failure(error)
 
 
-def _cases(work: Path, zoo: Path | None) -> Iterator[Case]:
-    for path in sorted(zoo.glob("*.onnx")) if zoo else ():
-        with np.load(path.with_suffix(".npz")) as arrays:
-            found = dict(arrays)
-        labels = found.pop("label", None)
-        yield Case(path.stem, path, found, labels)
+def _failure(error: Exception) -> dict[str, object]:
+    return {"failed": (str(error).splitlines() or [type(error).__name__])[0][:200]}
+
+
+def _cases(work: Path, given: Path | None) -> Iterator[Case]:
+    yield from in_folder(given) if given else ()
     with np.load(_ROOT / "examples" / "digits" / "digits.npz") as arrays:
         yield Case("digits", _ROOT / "examples" / "digits" / "digits-v1.onnx", {"pixels": arrays["pixels"]}, arrays["label"])
     if _RESNET.exists():
         yield Case("resnet8 (random images)", _RESNET, {"input_1": _images(192) * np.float32(255)}, None)
     if importlib.util.find_spec("sklearn") and importlib.util.find_spec("skl2onnx"):
         yield from _scikit(work)
+
+
+def in_folder(folder: Path) -> Iterator[Case]:
+    """The models of a folder that have samples beside them."""
+    for path in sorted(folder.glob("*.onnx")):
+        samples, official = path.with_suffix(".npz"), path.with_suffix(".int8.tflite")
+        if not samples.exists():
+            print(f"{path.name} has no samples: {samples.name} is not there.", file=sys.stderr)
+            continue
+        with np.load(samples) as arrays:
+            found = dict(arrays)
+        labels = found.pop("label", None)
+        yield Case(path.stem, path, found, labels, official if official.exists() else None)
 
 
 def _images(count: int) -> Array:
@@ -179,9 +210,11 @@ def _measure(case: Case, work: Path, peers: Path | None) -> dict[str, object]:
             make(case, third, path)
             runtime.load(path, threads=1).close()
         except Exception as error:  # noqa: BLE001  # a peer that fails, however it does, is a result
-            failed[name] = {"failed": str(error).splitlines()[0][:200]}
+            failed[name] = _failure(error)
         else:
             files[name] = (path, {})
+    if case.official:
+        files[_OFFICIAL] = (case.official, {})
     table = _compare(case, files) | failed
     first = f"edgeward {bundle.manifest.variants[0].name}"
     return {
@@ -270,11 +303,21 @@ def _engine(path: Path, options: dict[str, str]) -> onnxruntime.InferenceSession
 
 
 def _compare(case: Case, files: Files) -> dict[str, object]:
-    models = {name: runtime.load(path, session_options=options, threads=1) for name, (path, options) in files.items()}
+    given = runtime.load(case.model, threads=1)
     behind = case.count // 3
-    data = make_dataset(case.take(behind), models["given"].inputs)
+    data = make_dataset(case.take(behind), given.inputs)
     labels = None if case.labels is None else case.labels[behind:]
-    answers = {name: run(model, data, batch=64) for name, model in models.items()}
+    models, answers, failed = dict[str, runtime.Model](), dict[str, Outputs](), dict[str, object]()
+    for name, (path, options) in files.items():
+        try:
+            model = (
+                official_int8.load(path, given) if name == _OFFICIAL else runtime.load(path, session_options=options, threads=1)
+            )
+            answers[name] = run(model, data, batch=64)
+        except Exception as error:  # noqa: BLE001  # a file that fails on the data is a result too
+            failed[name] = _failure(error)
+        else:
+            models[name] = model
     times = latencies(models, data, seconds=len(models) * _TIMING_SECONDS)
     return {
         name: {
@@ -283,7 +326,8 @@ def _compare(case: Case, files: Files) -> dict[str, object]:
             **_quality(answers["given"], answers[name], data, labels),
         }
         for name, (path, _) in files.items()
-    }
+        if name in models
+    } | failed
 
 
 def _quality(wanted: Outputs, got: Outputs, data: Dataset, labels: Array | None) -> dict[str, float | None]:
@@ -340,11 +384,12 @@ def _db(reference: Array, actual: Array) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--zoo", type=Path, help="where `python bench/zoo.py FOLDER` has put its models")
+    parser.add_argument("--models", "--zoo", type=Path, help="a folder with NAME.onnx, NAME.npz, and maybe NAME.int8.tflite")
     parser.add_argument("--peers", type=Path, help="a virtual environment with nncf")
     parser.add_argument("names", nargs="*", help="cases to measure; all of them without")
     given = parser.parse_args()
-    print(json.dumps(measure(given.zoo, given.peers, given.names), indent=2))
+    for name, figures in measured(given.models, given.peers, given.names):
+        print(json.dumps({name: figures}), flush=True)
 
 
 if __name__ == "__main__":
