@@ -7,7 +7,7 @@ import json
 import os
 import resource
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +16,9 @@ import pytest
 
 from runtime import Model, ModelHost, ModelIdentity
 from runtime.engine import Array
-from runtime.errors import StreamBroken
+from runtime.errors import Overloaded, StreamBroken
+from runtime.hosting.admission import Limits
+from runtime.hosting.host import Inference
 from runtime.sources import find
 from runtime.streaming import Answered, Counts, Item, Line, Policy, Stream
 from runtime.streaming.directory import DirectoryItems, Mark, Seen
@@ -231,6 +233,51 @@ def test_items_wait_until_a_version_of_the_model_is_there() -> None:
     assert streamed((host, "m"), source, results.append) == Counts(answered=1)
     assert results[0].version == "1.0.0"
     appearing.join()
+    host.deactivate("m")
+
+
+def test_an_item_that_was_prepared_for_one_version_is_never_answered_by_another() -> None:
+    asked: list[str | None] = []
+
+    class SwitchesInBetween(ModelHost):
+        def infer(self, model_name: str, inputs: Mapping[str, Array], **given: Any) -> Inference:
+            if not asked:
+                self.activate(*version_of("2.0.0"))
+            asked.append(given["version"])
+            return super().infer(model_name, inputs, **given)
+
+    host, results = SwitchesInBetween(), list[Answered]()
+    host.activate(*version_of("1.0.0"))
+    streamed((host, "m"), Given([Item("a", line_of([[0, 0]]))]), results.append)
+    assert (asked, results[0].version) == (["1.0.0", "2.0.0"], "2.0.0")
+    host.deactivate("m")
+
+
+def test_an_item_for_which_the_model_has_no_room_is_asked_again() -> None:
+    inside, enough = threading.Event(), threading.Event()
+
+    def slow(x: Array) -> Array:
+        if x[0, 0] == 1:
+            inside.set()
+            assert enough.wait(10)
+        return np.zeros((len(x), 3), np.float32)
+
+    class Host(ModelHost):
+        def infer(self, model_name: str, inputs: Mapping[str, Array], **asked: Any) -> Inference:
+            try:
+                return super().infer(model_name, inputs, **asked)
+            except Overloaded:
+                enough.set()
+                raise
+
+    host = Host(limits=Limits(running=1, waiting=0))
+    host.activate(version_of("1.0.0")[0], model_of(ScriptedEngine(slow)))
+    other = threading.Thread(target=lambda: host.infer("m", {"x": np.array([[1, 0]], np.float32)}))
+    other.start()
+    assert inside.wait(10)
+    assert streamed((host, "m"), Given([Item("a", line_of([[0, 0]]))]), lambda _: None) == Counts(answered=1)
+    assert enough.is_set()
+    other.join()
     host.deactivate("m")
 
 
