@@ -8,8 +8,8 @@
 A request pays for a copy of its inputs and outputs when it is sampled, and for one subtraction when it is not: the chance of
 each is drawn beforehand, as the number of requests until the next sample. The candidate runs in a process of its own with the
 lowest priority, so its crashes, hangs and memory are not the live model's; a thread here hands it one copy after the other.
-What shadowing costs is measured, in both processes, and kept below a share of one core; copies that wait are bounded in bytes,
-and what does not fit is counted and let go.
+What shadowing costs is measured, in both processes, and kept below a share of one core; copies that wait are bounded in
+number and bytes, and what does not fit is counted and let go.
 
 May not live here: what is compared, and how (`runtime.shadowing.shadow_record`); whether a candidate is promoted.
 """
@@ -160,7 +160,8 @@ class Shadow:
                 self._changed.notify()
 
     def _has_room(self, size: int) -> bool:
-        return self._held_bytes + size <= self._allowance.queue_bytes
+        allowed = self._allowance
+        return len(self._waiting) < allowed.queue_copies and self._held_bytes + size <= allowed.queue_bytes
 
     def _let_go(self, what: str, why: str = "") -> None:
         with self._changed:

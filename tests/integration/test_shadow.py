@@ -106,9 +106,14 @@ def test_a_candidate_that_dies_is_loaded_again_and_ends_the_shadow_in_the_end(tm
         assert "crashed or hung 2 times" in shadow.record().why
 
 
-def test_a_candidate_that_hangs_costs_no_live_request_anything_but_memory_within_the_budget(tmp_path: Path) -> None:
-    size = PIXELS["pixels"].nbytes + 4 * models.CLASSES * 4
-    allowance = Allowance(share=1.0, cpu_share=1.0, queue_bytes=3 * size, timeout_s=0.5, crashes=1)
+SIZE = PIXELS["pixels"].nbytes + 4 * models.CLASSES * 4
+
+
+@pytest.mark.parametrize("bound", [{"queue_bytes": 3 * SIZE}, {"queue_copies": 2}], ids=str)
+def test_a_candidate_that_hangs_costs_no_live_request_anything_but_memory_within_the_budget(
+    bound: dict[str, int], tmp_path: Path
+) -> None:
+    allowance = Allowance(share=1.0, cpu_share=1.0, timeout_s=0.5, crashes=1, **bound)
     with shadowed(live(tmp_path), live(tmp_path), allowance) as (host, shadow):
         asked_until(host, shadow, "compared", 1)
         until(lambda: "waiting" not in shadow.record().requests, "nothing waits")
@@ -124,8 +129,7 @@ def test_a_candidate_that_hangs_costs_no_live_request_anything_but_memory_within
 
 
 def test_a_copy_gives_its_room_back(tmp_path: Path) -> None:
-    size = PIXELS["pixels"].nbytes + 4 * models.CLASSES * 4
-    allowance = Allowance(share=1.0, cpu_share=1.0, queue_bytes=size)
+    allowance = Allowance(share=1.0, cpu_share=1.0, queue_bytes=SIZE)
     with shadowed(live(tmp_path), live(tmp_path), allowance) as (host, shadow):
         asked_until(host, shadow, "compared", 5)
 
