@@ -248,3 +248,11 @@ def test_a_model_without_inputs_is_refused() -> None:
 def test_a_model_of_text_is_refused() -> None:
     with pytest.raises(SourceRejected, match="takes text"):
         make_dataset({"words": np.array(["a", "b"])}, (TensorSpec(name="words", datatype="BYTES", shape=(-1,)),))
+
+
+@pytest.mark.parametrize(("shape", "said"), [((), "has no axis"), ((2, -1, 8), "fixes its first axis")])
+def test_an_input_that_counts_no_samples_is_refused_whatever_the_data(shape: tuple[int, ...], said: str) -> None:
+    """As a speech model's sample rate and state."""
+    spec = TensorSpec(name="state", datatype="FP32", shape=shape)
+    with pytest.raises(SourceRejected, match=said):
+        make_dataset({"state": np.zeros((40, 4, 8), np.float32)}, (spec,))
