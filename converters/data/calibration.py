@@ -182,8 +182,8 @@ def _fit_input(values: Array, spec: TensorSpec, what: str) -> Array:
     if not spec.shape or spec.shape[0] > 1:
         has = "fixes its first axis" if spec.shape else "has no axis"
         raise SourceRejected(
-            f"The model's input {spec.describe()} {has}, so nothing counts samples. Export the model with a free batch axis first, "
-            "or with 1; an input that is the same for all samples, such as a sample rate, as a constant."
+            f"The model's input {spec.describe()} {has}, so nothing counts samples. Export the model with a free batch axis "
+            "first, or with 1; an input that is the same for all samples, such as a sample rate, as a constant."
         )
     if values.dtype.name != wanted:
         raise DataRejected(
