@@ -190,12 +190,13 @@ def _halved(reference: Reference, given: runtime.Model) -> Reference:
 
 
 def _loss(trial: Trial, reference: Reference) -> float:
+    """What the recipe loses by what it is judged by: a metric of the user's own comes before accuracy, as in the verdict."""
     quality = trial.held_out
     assert quality is not None
-    if quality.accuracy is not None:
-        return (reference.own().accuracy or 0.0) - quality.accuracy
     if quality.score is not None:
         return (reference.own().score or 0.0) - quality.score
+    if quality.accuracy is not None:
+        return (reference.own().accuracy or 0.0) - quality.accuracy
     return 0.0 if quality.agreement is None else 1 - quality.agreement
 
 

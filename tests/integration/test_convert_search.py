@@ -14,12 +14,13 @@ import converters
 from converters.data.calibration import Parts, make_dataset
 from converters.journal import Journal, journal_path
 from converters.judging.evaluation import run
+from converters.judging.measures import Metric
 from converters.judging.trial import Reference, Trial, attempt
 from converters.quantizing.quantize import Quantizer
 from converters.recipe import FLOAT, StaticRecipe
 from converters.report.explain import explanation
 from converters.search import Score, Tried
-from converters.searching import Search, improve
+from converters.searching import Search, _loss, improve
 from converters.settings import Settings
 from converters.sources import Source, read_onnx
 from runtime import Model, load
@@ -76,6 +77,20 @@ def test_any_refuses_what_a_saturating_processor_ruins_and_vnni_takes_it(
     reduced = trial_of(StaticRecipe(), stage, tmp_path, "any")
     assert reduced.saturated is not None
     assert reduced.saturated.layers == 0
+
+
+def test_a_metric_of_the_users_own_steers_the_search_and_accuracy_does_not(
+    stage: tuple[Source, Model, Reference], tmp_path: Path
+) -> None:
+    source, model, reference = stage
+    noise = Metric("least_noise", lambda got, _, wanted: -float(np.abs(got["y"] - wanted["y"]).mean()), against_float=True)
+    judged = dataclasses.replace(reference, metric=noise)
+    trial = trial_of(StaticRecipe(), (source, model, judged), tmp_path, "any")
+    assert trial.held_out is not None
+    assert trial.held_out.accuracy == judged.own().accuracy  # by which nothing is lost
+    assert trial.held_out.score is not None
+    assert _loss(trial, judged) == pytest.approx(-trial.held_out.score)
+    assert _loss(trial, judged) > 0
 
 
 def settings_of(tmp_path: Path, minutes: float | None) -> Settings:
