@@ -101,8 +101,9 @@ def test_a_child_that_hangs_is_stopped(tmp_path: Path) -> None:
     path = models.linear_classifier(tmp_path / "m.onnx")
     with Child(WORKER) as child:
         child.ask(open_order(path, tmp_path), Opened, timeout_s=60)
+        psutil.Process(child.pid).suspend()
         with pytest.raises(ChildFailed, match=r"within 0\.2 s"):
-            child.ask(Run(seconds=60.0, settle_s=0.0), Burst, timeout_s=0.2)
+            child.ask(Run(seconds=0.01, settle_s=0.0), Burst, timeout_s=0.2)
         with pytest.raises(ChildFailed):
             child.ask(Run(seconds=0.01, settle_s=0.0), Burst, timeout_s=60)
 
