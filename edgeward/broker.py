@@ -223,9 +223,15 @@ def listens(host: str, port: int) -> bool:
         return False
 
 
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Ports that are free right now, each another: all are held until the last is found."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
+        for probe in probes:
+            probe.bind((host, 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """A port that is free right now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1, host)[0]

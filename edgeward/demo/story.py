@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from edgeward import connection, terminal
-from edgeward.broker import free_port
+from edgeward.broker import free_ports
 from edgeward.demo import facts as outcome
 from edgeward.demo.processes import Troupe
 from edgeward.demo.traffic import Application
@@ -80,7 +80,7 @@ class Demo:
 
     def start_central(self) -> None:
         """`edgeward up`, on free ports."""
-        api, mqtt = free_port(), free_port()
+        api, mqtt = free_ports(2)
         self.say(
             "The central side starts", "Mosquitto with TLS, the model registry, telemetry and the API, from one directory."
         )

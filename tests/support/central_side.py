@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeward import connection
-from edgeward.broker import free_port
+from edgeward.broker import free_ports
 from edgeward.errors import FrontDoorError
 from tests.support.waiting import until
 
@@ -95,7 +95,8 @@ def edgeward(*arguments: object, timeout_s: float = WAIT_S) -> subprocess.Comple
 @contextmanager
 def central_side(data: Path) -> Iterator[CentralSide]:
     """A central side that answers, ended with the block."""
-    made = CentralSide(data, free_port(), free_port())
+    api_port, mqtt_port = free_ports(2)
+    made = CentralSide(data, api_port, mqtt_port)
     made.start()
     try:
         yield made
