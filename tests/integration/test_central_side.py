@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgeward.broker import free_port, listens
+from edgeward.broker import free_ports, listens
 from edgeward.central import Central, CentralSettings
 from fleet_io.clock import SystemClock
 from tests.support.central_side import CentralSide, central_side, edgeward
@@ -68,7 +68,8 @@ def test_a_brokers_memory_that_is_damaged_is_set_aside_and_the_fleet_goes_on(tmp
 
 
 def test_a_second_one_on_the_same_directory_is_refused_and_the_first_goes_on(central: CentralSide) -> None:
-    second = edgeward("up", "--data-dir", str(central.data), "--api-port", str(free_port()), "--mqtt-port", str(free_port()))
+    api, mqtt = map(str, free_ports(2))
+    second = edgeward("up", "--data-dir", str(central.data), "--api-port", api, "--mqtt-port", mqtt)
     assert second.returncode == 1
     assert "in use by another `edgeward up`" in second.stderr
     assert "Traceback" not in second.stderr
@@ -81,7 +82,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, taken: str) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
-        ports = {"--api-port": str(free_port()), "--mqtt-port": str(free_port())} | {taken: port}
+        ports = dict(zip(("--api-port", "--mqtt-port"), map(str, free_ports(2)), strict=True)) | {taken: port}
         refused = edgeward("up", "--data-dir", str(tmp_path / "central"), *(word for pair in ports.items() for word in pair))
     assert refused.returncode == 1
     assert f"127.0.0.1:{port}: Address already in use" in refused.stderr
