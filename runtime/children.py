@@ -118,10 +118,9 @@ class Child:
 
     def _ending(self) -> str:
         code = self._process.wait()
-        if code < 0:
-            return f"crashed ({signal.strsignal(-code) or f'signal {-code}'})"
+        how = f"crashed ({signal.strsignal(-code) or f'signal {-code}'})" if code < 0 else f"ended with exit code {code}"
         said = "" if self._stderr.closed else self._stderr_tail()
-        return f"ended with exit code {code}" + (f": {said}" if said else "")
+        return how + (f": {said}" if said else "")
 
     def _stderr_tail(self) -> str:
         size = self._stderr.seek(0, os.SEEK_END)
@@ -151,6 +150,8 @@ def serve(orders: type[T], answer: Callable[[T], object]) -> NoReturn:
 
 
 def _read(lines: queue.SimpleQueue[bytes]) -> None:
-    for line in sys.stdin.buffer:
-        lines.put(line)
+    # Not through sys.stdin: a child that ends by an exception would wait for its lock, and be aborted without a word.
+    with open(0, "rb", closefd=False) as orders:  # a descriptor
+        for line in orders:
+            lines.put(line)
     os._exit(ORPHANED)

@@ -8,6 +8,7 @@ work cannot afford. A variant's own session options come on top.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,6 +89,10 @@ _GRAPH_LEVELS: Final = {
 _LOG_NOTHING: Final = 4
 """Errors come as exceptions; onnxruntime would print them as well."""
 
+_SIGNATURE: Final = re.compile(r"^/\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z\[])")
+_SOURCE: Final = re.compile(r"\b\w+\.(?:cc|h):\d+ \S+ ")
+"""Where in onnxruntime's source an error was raised: file and line, then the function, with all its types in front."""
+
 
 class OnnxEngine:
     """One `InferenceSession`; see `Engine`. `provider` is None for the CPU, or what `runtime.engines.providers` understands."""
@@ -116,11 +121,11 @@ class OnnxEngine:
         try:
             answers: list[Array] = self._run(self._output_names, inputs, self._run_options)
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
-            raise InvalidInput(f"onnxruntime refuses the inputs: {_said(error)}") from error
+            raise InvalidInput(f"onnxruntime refuses the inputs: {said(error)}") from error
         except UnicodeEncodeError as error:
             raise InvalidInput(f"A text cannot be said in UTF-8: {error}.") from error
         except Exception as error:  # onnxruntime's errors have no common root
-            raise InferenceFailed(f"onnxruntime failed: {_said(error)}") from error
+            raise InferenceFailed(f"onnxruntime failed: {said(error)}") from error
         return answers
 
     def close(self) -> None:
@@ -195,7 +200,7 @@ def _on(
     except ModelRejected:
         raise
     except Exception as error:  # onnxruntime's errors have no common root
-        raise ModelRejected(f"{path} is not a model that onnxruntime {ort.__version__} can load: {_said(error)}") from error
+        raise ModelRejected(f"{path} is not a model that onnxruntime {ort.__version__} can load: {said(error)}") from error
     check_taken(asked, left, path)
     return session, left
 
@@ -300,7 +305,8 @@ def _remedy(kind: str) -> str:
     return "Export the model with plain tensors (for scikit-learn: zipmap=False)."
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     """The engine's own words in one line, without its prefix and addresses of its source."""
-    text = " ".join(str(error).split())
-    return text.split(" : ", 3)[-1][:600] if text.startswith("[ONNXRuntimeError]") else text[:600]
+    text = _SIGNATURE.sub("", " ".join(str(error).split()))
+    words = text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
+    return _SOURCE.sub("", words)[:600]

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from runtime.errors import EngineUnavailable
+from runtime.errors import EngineUnavailable, RuntimeFailure
 
 _TRIAL: Final = base64.b64decode(
     b"CAg6mwEKEQoBeAoBdxIBeiIGTWF0TXVsCgwKAXoSAXkiBFJlbHUSAXQqSwgECAQQAUIBd0pAAAAAQAAAAAAAAAAAAAAAAAAAAAAAAABAAAAAAAAA"
@@ -34,9 +34,14 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
 
 def attempt(order: Try) -> Ran:
     """Run the trial. Raises `EngineUnavailable`."""
-    from runtime.engines.onnx_engine import open_session
+    from runtime.engines.onnx_engine import open_session, said
 
-    session, _ = open_session(_TRIAL, {}, 1, order.key, order.options)
+    try:
+        session, _ = open_session(_TRIAL, {}, 1, order.key, order.options)
+    except RuntimeFailure:
+        raise
+    except Exception as error:  # onnxruntime's errors have no common root
+        raise EngineUnavailable(f"it cannot be started: {said(error)}") from error
     given = np.array([[-1, 0, 1, 2]], np.float32)
     (answer,) = session.run(None, {"x": given})
     if not np.allclose(answer, [[0, 0, 2, 4]], atol=0.05):  # some providers compute in half precision

@@ -69,6 +69,11 @@ def test_a_worker_does_all_that_it_is_told(tmp_path: Path) -> None:
         assert len(answers) == measurement_child.ANSWERED
 
 
+def test_a_child_that_meets_the_unforeseen_says_what_it_was() -> None:
+    with Child(WORKER) as child, pytest.raises(ChildFailed, match=r"ended with exit code 1: .*ValidationError"):
+        child.ask({"type": "Dance"}, Opened, timeout_s=60)
+
+
 def test_a_slow_model_is_checked_on_part_of_the_samples(tmp_path: Path) -> None:
     path, golden = models.linear_classifier(tmp_path / "m.onnx"), models.linear_golden(tmp_path / "g.npz", count=64)
     with Child(WORKER) as child:

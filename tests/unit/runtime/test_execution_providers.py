@@ -13,7 +13,7 @@ from runtime import ModelRejected
 from runtime.children import Child
 from runtime.engines import onnx_engine, provider_child, providers
 from runtime.engines.litert_engine import check_taken
-from runtime.engines.onnx_engine import Left
+from runtime.engines.onnx_engine import Left, said
 from runtime.errors import ChildFailed, EngineUnavailable
 from tests.support import models, tflite_models
 
@@ -57,8 +57,44 @@ def test_a_missing_provider_is_an_error_that_says_what_to_install(onnx_file: Pat
 def test_a_device_is_only_for_providers_that_have_some(onnx_file: Path) -> None:
     with pytest.raises(EngineUnavailable, match="CPU has no devices"):
         runtime.load(onnx_file, provider="cpu:1")
-    asked = providers.parse("cuda:1")
-    assert (asked.describe(), asked.options) == ("CUDA:1", {"device_id": "1"})
+    asked = providers.parse("openvino:GPU")
+    assert (asked.describe(), asked.options) == ("OpenVINO:GPU", {"device_type": "GPU"})
+
+
+def test_cuda_multiplies_in_full_precision_on_every_device() -> None:
+    assert providers.parse("cuda").options == {"use_tf32": "0"}
+    assert providers.parse("cuda:1").options == {"use_tf32": "0", "device_id": "1"}
+
+
+# As a machine with one GPU and without TensorRT gave them.
+NO_SUCH_GPU = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider_info.cc:63 static"
+    " onnxruntime::CUDAExecutionProviderInfo onnxruntime::CUDAExecutionProviderInfo::FromProviderOptions(const"
+    " onnxruntime::ProviderOptions&) [ONNXRuntimeError] : 1 : FAIL"
+    ' : provider_options_utils.h:187 Parse Failed to parse provider option "device_id": cuda_execution_provider_info.cc:71'
+    " operator() Invalid device ID: 7, must be between 0 (inclusive) and 1 (exclusive)."
+)
+NO_TENSORRT = (
+    "/onnxruntime_src/onnxruntime/python/onnxruntime_pybind_state.cc:729 void"
+    " onnxruntime::python::RegisterTensorRTPluginsAsCustomOps(PySessionOptions&, const onnxruntime::ProviderOptions&)"
+    " Please install TensorRT libraries as mentioned in the GPU requirements page."
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (
+            NO_SUCH_GPU,
+            'Failed to parse provider option "device_id": Invalid device ID: 7, '
+            "must be between 0 (inclusive) and 1 (exclusive).",
+        ),
+        (NO_TENSORRT, "Please install TensorRT libraries as mentioned in the GPU requirements page."),
+        ("[ONNXRuntimeError] : 10 : INVALID_GRAPH : Node (a) is : odd", "Node (a) is : odd"),
+    ],
+)
+def test_the_engines_words_come_without_the_places_in_its_source(words: str, shown: str) -> None:
+    assert said(RuntimeError(words)) == shown
 
 
 def test_auto_takes_the_first_that_works_and_says_why(onnx_file: Path) -> None:
