@@ -45,6 +45,8 @@ class Source:
     """Threads of one run, at most; None: as many as the engine takes."""
     batch: int = 1
     """Samples of requests that wait are run together, at most (`runtime.hosting.batching`); 1: they are not."""
+    pads: bool = False
+    """Sequences of different lengths may be run together (`runtime.hosting.padding`)."""
 
     def check_unchanged(self) -> None:
         """Raises `ModelRejected` when the file is not any more what was found."""
@@ -62,7 +64,7 @@ class Source:
             processing=self.processing,
             labels=self.labels,
         )
-        return batched(model, most=self.batch)
+        return batched(model, most=self.batch, pads=self.pads)
 
     def fewest(self, threads: int | None) -> int | None:
         """The threads of one run where the caller allows so many (None: any number)."""

@@ -69,7 +69,8 @@ def _show(objective: Objective, tuning: Tuning) -> None:
     terminal.out.print(f"Why     {escape(tuning.reason)}", soft_wrap=True)
     if tuning.batch_gains:
         gains = ", ".join(f"{size}: {gain:.2f}×" for size, gain in tuning.batch_gains.items())
-        terminal.out.print(f"Batches throughput against single requests: {gains}", soft_wrap=True)
+        padded = "; sequences of different lengths too" if tuning.pads else ""
+        terminal.out.print(f"Batches throughput against single requests: {gains}{padded}", soft_wrap=True)
     terminal.out.print(
         f"Measured for {tuning.seconds:.0f} s. CPU is the time of one inference at {objective.rate_hz:g} a second."
     )

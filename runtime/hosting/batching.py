@@ -3,8 +3,9 @@
     model = batched(runtime.load(Path("digits.onnx")), most=16)
 
 A request that finds the engine idle runs at once and alone, so nobody ever waits for company. Only requests whose shapes are
-equal but for the number of samples are merged, up to `most` samples, and each gets its own rows. When a merged run fails, each
-request is run alone, so that one bad request never fails another's. Merging pays where `Tuning.batch_gains` says so
+equal but for the number of samples are merged, up to `most` samples, and each gets its own rows; sequences also go with others
+of their bucket of lengths, where `runtime.hosting.padding` can. When a merged run fails, each request is run alone, so that one
+bad request never fails another's. Merging pays where `Tuning.batch_gains` says so
 (`most_worth`); elsewhere it only costs: it is for models whose larger batches are cheaper by the sample.
 """
 
@@ -21,6 +22,7 @@ from fleet_protocol.tensors import TensorSpec
 from runtime.engine import Array, Engine
 from runtime.errors import RuntimeFailure
 from runtime.example_inputs import takes_batches
+from runtime.hosting.padding import Padding, bucket, padding_for
 from runtime.model import Model
 
 LEAST_GAIN: Final = 1.2
@@ -36,28 +38,33 @@ def most_worth(gains: Mapping[int, float], *, side_by_side: int = 1) -> int:
     return max((size for size, gain in gains.items() if gain > LEAST_GAIN * side_by_side), default=1)
 
 
-def batched(model: Model, *, most: int) -> Model:
+def batched(model: Model, *, most: int, pads: bool = False) -> Model:
     """The same model, which merges requests that wait, up to `most` samples; as it is where it takes no batches.
 
-    It takes `model` over: close the one that is given back. Raises `ValueError` when `most` is below 1.
+    `pads`: padding sequences changes no answer of it (`runtime.hosting.padding`). It takes `model` over: close the one that is
+    given back. Raises `ValueError` when `most` is below 1.
     """
     if most < 1:
         raise ValueError(f"most = {most} samples cannot be run together. Give 1 or more.")
     if most == 1 or not takes_batches(model.inputs) or not takes_batches(model.outputs):
         return model
-    return model.through(lambda engine: BatchingEngine(engine, most=most))
+    padding = padding_for(model.inputs, model.outputs) if pads else None
+    return model.through(lambda engine: BatchingEngine(engine, most=most, padding=padding))
 
 
 class _Request:
     """One request that waits. `turn` is set when it leads a group, or when its answer is there."""
 
-    __slots__ = ("error", "group", "inputs", "key", "outputs", "samples", "turn")
+    __slots__ = ("error", "group", "inputs", "key", "length", "outputs", "samples", "turn")
 
-    def __init__(self, inputs: dict[str, Array]) -> None:
+    def __init__(self, inputs: dict[str, Array], padding: Padding | None) -> None:
         self.inputs = inputs
         sizes = {array.shape[0] for array in inputs.values()}
         self.samples = sizes.pop()
-        self.key: _Key | None = None if sizes else tuple([(name, array.shape[1:]) for name, array in inputs.items()])
+        self.length = None if padding is None else padding.length(inputs)
+        """Of its sequences, where those can be padded."""
+        shapes = [(name, array.shape[1:] if self.length is None else (bucket(self.length),)) for name, array in inputs.items()]
+        self.key: _Key | None = None if sizes else tuple(shapes)
         """What must be equal to be merged; None: its inputs do not even go together themselves."""
         self.turn = threading.Event()
         self.group: list[_Request] = []
@@ -74,9 +81,10 @@ class _Request:
 class BatchingEngine:
     """An engine that runs one request at a time, or several that are merged; see `Engine`."""
 
-    def __init__(self, engine: Engine, *, most: int) -> None:
+    def __init__(self, engine: Engine, *, most: int, padding: Padding | None = None) -> None:
         self._engine = engine
         self._most = most
+        self._padding = padding
         self._lock = threading.Lock()
         self._busy = False
         self._waiting: deque[_Request] = deque()
@@ -88,7 +96,7 @@ class BatchingEngine:
     def run(self, inputs: dict[str, Array]) -> list[Array]:
         """See `Engine`."""
         with self._lock:
-            request = _Request(inputs) if self._busy else None
+            request = _Request(inputs, self._padding) if self._busy else None
             if request is not None:
                 self._waiting.append(request)
             self._busy = True
@@ -148,7 +156,8 @@ class BatchingEngine:
 
     def _merged(self, group: list[_Request]) -> bool:
         """Whether one run answered them all."""
-        inputs = {name: np.concatenate([each.inputs[name] for each in group]) for name in group[0].inputs}
+        parts = self._of_one_shape(group)
+        inputs = {name: np.concatenate([each[name] for each in parts]) for name in group[0].inputs}
         total = sum(each.samples for each in group)
         try:
             outputs = self._engine.run(inputs)
@@ -158,9 +167,18 @@ class BatchingEngine:
             return False
         at = 0
         for each in group:
-            each.outputs = [array[at : at + each.samples] for array in outputs]
+            rows = [array[at : at + each.samples] for array in outputs]
+            each.outputs = rows if self._padding is None or each.length is None else self._padding.cropped(rows, each.length)
             at += each.samples
         return True
+
+    def _of_one_shape(self, group: list[_Request]) -> list[dict[str, Array]]:
+        """The inputs of each, padded to the longest sequence where lengths differ."""
+        lengths = {each.length for each in group if each.length is not None}
+        if self._padding is None or len(lengths) < 2:
+            return [each.inputs for each in group]
+        longest, padding = max(lengths), self._padding
+        return [padding.padded(each.inputs, longest) for each in group]
 
     def _one_by_one(self, group: list[_Request]) -> None:
         for each in group:

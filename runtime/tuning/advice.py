@@ -124,6 +124,7 @@ def as_chosen(source: Source, tuning: Tuning) -> Source:
         threads=chosen.threads,
         provider=chosen.provider_to_load,
         batch=most_worth(tuning.batch_gains, side_by_side=side_by_side),
+        pads=tuning.pads,
     )
 
 
@@ -137,13 +138,12 @@ def best_way(source: Source, kept: Kept) -> Source:
 
 
 def as_tuned(source: Source, kept: Kept) -> Source:
-    """With session options, threads and provider as tuning chose them, else the publisher's."""
+    """As tuning chose, on no more threads and on no other provider than it says itself; else the publisher's way."""
     known = results.recall(kept.tuned, kept.key(source)) if kept.tuned.is_dir() else None
     if known is None:
         return source
-    options, threads = known.chosen.session_options(source.session_options), source.fewest(known.chosen.threads)
-    provider = source.provider or known.chosen.provider_to_load
-    return replace(source, session_options=options, threads=threads, provider=provider)
+    chosen = as_chosen(source, known)
+    return replace(chosen, threads=source.fewest(chosen.threads), provider=source.provider or chosen.provider)
 
 
 def prepared_form(tuned: Source, kept: Kept) -> Prepared | None:

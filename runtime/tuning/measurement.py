@@ -31,7 +31,7 @@ from runtime.sources import Contender
 from runtime.trial import TrialResult
 from runtime.tuning import measurement_child, neighbour_child, results, tuner
 from runtime.tuning.advice import as_chosen
-from runtime.tuning.measurement_child import Batch, Batched, Check, Open, Opened, Pace, Paced, Run
+from runtime.tuning.measurement_child import Batch, Batched, Check, Open, Opened, Pace, Paced, Pad, Padded, Run
 from runtime.tuning.record import Burst, Candidate, Condition, Examined, Objective, Tuning
 
 log = logging.getLogger(__name__)
@@ -173,6 +173,13 @@ class MeasuredDevice:
             return self._children[candidate].ask(order, Batched, timeout_s=seconds + _RUN_TIMEOUT_S).gains
         except ChildFailed:  # a free first dimension that is no batch after all
             return {}
+
+    def pads(self, candidate: Candidate) -> bool:
+        """See `Device`."""
+        try:
+            return self._children[candidate].ask(Pad(), Padded, timeout_s=_RUN_TIMEOUT_S).holds
+        except ChildFailed:
+            return False
 
     def release(self, candidate: Candidate) -> None:
         """See `Device`."""

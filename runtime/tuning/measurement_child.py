@@ -21,6 +21,7 @@ from runtime.errors import InvalidInput
 from runtime.example_inputs import repeated, sample_requests, takes_batches
 from runtime.golden import GoldenSet
 from runtime.hosting.memory import anonymous_bytes
+from runtime.hosting.padding import padding_for
 from runtime.model import Model, load
 from runtime.trial import TrialResult
 from runtime.tuning.record import Burst
@@ -71,7 +72,11 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     seconds: float
 
 
-Order = Open | Check | Run | Pace | Batch
+class Pad(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Look whether padding the sample requests' sequences changes an answer."""
+
+
+Order = Open | Check | Run | Pace | Batch | Pad
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,12 +100,18 @@ class Batched(msgspec.Struct, frozen=True, kw_only=True):
     gains: dict[int, float]
 
 
+class Padded(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to `Pad`: the model can tell, and no answer changed."""
+
+    holds: bool
+
+
 class Worker:
     """One open model and what it is asked."""
 
     def __init__(self) -> None:
         self._model: Model | None = None
-        self._request: dict[str, Array] = {}
+        self._requests: list[dict[str, Array]] = []
 
     def answer(self, order: Order) -> object:
         """Do what is ordered. Raises `RuntimeFailure`."""
@@ -115,6 +126,8 @@ class Worker:
                 return self._pace(order)
             case Batch():
                 return self._batch(order)
+            case Pad():
+                return self._pad()
 
     def _open(self, order: Open) -> Opened:
         before, started = anonymous_bytes(), time.perf_counter()
@@ -123,10 +136,10 @@ class Worker:
         )
         load_s = time.perf_counter() - started
         requests = sample_requests(model.inputs, order.golden, count=ANSWERED)
-        self._request = requests[0]
+        self._requests = requests
         answers = [model(request) for request in requests]
         for _ in range(_WARM_UP_RUNS):
-            model(self._request)
+            model(self._requests[0])
         memory = max(0, anonymous_bytes() - before)
         arrays = {f"{at}/{place}": array for at, each in enumerate(answers) for place, array in enumerate(each.values())}
         np.savez(order.answers, allow_pickle=False, **_travelling(arrays))
@@ -140,7 +153,7 @@ class Worker:
         return trial.compare(model, wanted, answers, seconds)
 
     def _run(self, order: Run) -> Burst:
-        model, request = self._opened(), self._request
+        model, request = self._opened(), self._requests[0]
         seconds: list[float] = []
         started = ended = time.perf_counter()
         while not seconds or (ended - started < order.seconds and len(seconds) < _MOST_RUNS):
@@ -157,7 +170,7 @@ class Worker:
         waiting, before = 0.0, time.process_time()
         for _ in range(order.runs):
             started = time.perf_counter()
-            model(self._request)
+            model(self._requests[0])
             begun = time.thread_time()
             _wait(order.period_s - (time.perf_counter() - started))
             waiting += time.thread_time() - begun  # this thread's own waiting is the measurement's, and no inference's
@@ -165,7 +178,7 @@ class Worker:
 
     def _batch(self, order: Batch) -> Batched:
         model = self._opened()
-        requests = {size: repeated(self._request, size) for size in (1, *order.sizes)}
+        requests = {size: repeated(self._requests[0], size) for size in (1, *order.sizes)}
         for request in requests.values():
             model(request)  # a GPU's libraries look for the best kernels when they meet a new shape
         times: dict[int, list[float]] = {size: [] for size in requests}
@@ -178,9 +191,14 @@ class Worker:
         middle = {size: statistics.median(each) for size, each in times.items()}
         return Batched(gains={size: round(middle[1] / middle[size], 3) for size in order.sizes})
 
+    def _pad(self) -> Padded:
+        model = self._opened()
+        padding = padding_for(model.inputs, model.outputs)
+        return Padded(holds=padding is not None and all(padding.holds(model, request) for request in self._requests))
+
     def _once(self) -> float:
         started = time.perf_counter()
-        self._opened()(self._request)
+        self._opened()(self._requests[0])
         return time.perf_counter() - started
 
     def _opened(self) -> Model:

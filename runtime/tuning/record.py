@@ -154,6 +154,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[Row, ...]
     batch_gains: dict[int, float]
     """Batch size to throughput ÷ that of single requests, of the chosen candidate; empty where requests cannot be merged."""
+    pads: bool = False
+    """Whether padding sequences changed none of its answers, so that those of different lengths can be merged."""
     seconds: float
     """How long tuning took."""
 

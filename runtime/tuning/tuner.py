@@ -75,6 +75,10 @@ class Device(Protocol):
         """Throughput with batches of these sizes ÷ that of single requests, within about so long."""
         ...
 
+    def pads(self, candidate: Candidate) -> bool:
+        """Whether padding sequences changes none of its answers."""
+        ...
+
     def release(self, candidate: Candidate) -> None:
         """Close it."""
         ...
@@ -264,13 +268,13 @@ class _Race:
         """The choice, its reason, and the table, best first."""
         chosen, reason = self._choice()
         gains = self._batch_gains(chosen)
+        pads = bool(gains) and self._device.pads(chosen)
         for candidate in self._with_reference([*self._ranked(), self._default]):
             self._device.release(candidate)
         rows = [self._row(candidate, record, chosen) for candidate, record in self._records.items()]
         rows.sort(key=lambda row: (row.candidate != chosen, row.idle_ratio is None, row.idle_ratio or 0.0))
-        return Tuning(
-            chosen=chosen, reason=reason, rows=tuple(rows), batch_gains=gains, seconds=round(self._device.elapsed(), 3)
-        )
+        seconds = round(self._device.elapsed(), 3)
+        return Tuning(chosen=chosen, reason=reason, rows=tuple(rows), batch_gains=gains, pads=pads, seconds=seconds)
 
     def _try(self, candidate: Candidate) -> None:
         record = self._enter(candidate)

@@ -12,10 +12,12 @@ import pytest
 import runtime
 from fleet_io.bundle_directory import write_bundle
 from runtime import InvalidInput, ModelRejected, sources
+from runtime.device_facts import usable_cores
 from runtime.engines import providers
 from runtime.errors import CannotPrepare
 from runtime.sources import Contender
 from runtime.tuning import readiness, results
+from runtime.tuning.advice import as_tuned
 from runtime.tuning.readiness import Effort, Kept
 from runtime.tuning.record import Candidate, Tuning
 from tests.support import models
@@ -91,6 +93,13 @@ def test_what_was_tuned_is_neither_measured_again_nor_left_out_when_preparing(co
     assert record["key"]["session_options"]["graph_optimization_level"] == "basic"
     model, fault = readiness.load_ready(contender.source, kept, threads=4)
     assert (answer(model), fault) == (answer(contender.source.load()), "")
+
+
+def test_an_agent_merges_what_waits_where_tuning_saw_a_gain_and_pads_where_it_may(contender: Contender, kept: Kept) -> None:
+    found = msgspec.structs.replace(choice("onnx", threads=1), batch_gains={4: 1.3 * usable_cores()}, pads=True)
+    results.remember(kept.tuned, kept.key(contender.source), found)
+    way = as_tuned(contender.source, kept)
+    assert (way.batch, way.pads, way.threads) == (4, True, 1)
 
 
 def test_tuning_is_measured_within_its_time(contender: Contender, kept: Kept) -> None:

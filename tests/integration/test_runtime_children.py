@@ -20,7 +20,7 @@ from runtime.errors import CannotTune, ChildFailed, ModelRejected
 from runtime.sources import find
 from runtime.trial import TrialResult
 from runtime.tuning import measurement, measurement_child, results
-from runtime.tuning.measurement_child import Batch, Batched, Check, Open, Opened, Pace, Paced, Run
+from runtime.tuning.measurement_child import Batch, Batched, Check, Open, Opened, Pace, Paced, Pad, Padded, Run
 from runtime.tuning.neighbour_child import Burn, Burning
 from runtime.tuning.record import Burst, Candidate, Objective, Tuning, TuningKey
 from tests.support import models
@@ -72,6 +72,20 @@ def test_a_worker_does_all_that_it_is_told(tmp_path: Path) -> None:
 def test_a_child_that_meets_the_unforeseen_says_what_it_was() -> None:
     with Child(WORKER) as child, pytest.raises(ChildFailed, match=r"ended with exit code 1: .*ValidationError"):
         child.ask({"type": "Dance"}, Opened, timeout_s=60)
+
+
+@pytest.mark.parametrize("keeps_to_mask", [True, False])
+def test_tuning_finds_whether_sequences_may_be_padded(tmp_path: Path, *, keeps_to_mask: bool) -> None:
+    path = models.masked_encoder(tmp_path / "m.onnx", keeps_to_mask=keeps_to_mask)
+    with Child(WORKER) as child:
+        child.ask(open_order(path, tmp_path), Opened, timeout_s=60)
+        assert child.ask(Pad(), Padded, timeout_s=60).holds == keeps_to_mask
+
+
+def test_a_model_without_a_mask_is_not_padded(tmp_path: Path) -> None:
+    with Child(WORKER) as child:
+        child.ask(open_order(models.linear_classifier(tmp_path / "m.onnx"), tmp_path), Opened, timeout_s=60)
+        assert not child.ask(Pad(), Padded, timeout_s=60).holds
 
 
 def test_a_slow_model_is_checked_on_part_of_the_samples(tmp_path: Path) -> None:

@@ -92,6 +92,27 @@ def mlp_classifier(
     )
 
 
+def masked_encoder(path: Path, *, keeps_to_mask: bool = True, mask: str = "attention_mask") -> Path:
+    """Words into vectors: `input_ids` and a mask, int64[?, ?], to `words` float32[?, ?, 8] and their mean `sentence` [?, 8].
+
+    One that does not keep to its mask counts every word, padding too.
+    """
+    table = np.random.default_rng(7).normal(size=(50, 8)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["words"]),
+        helper.make_node("Cast", [mask], ["seen"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["seen", "last"], ["weights"]),
+        helper.make_node("Mul", ["words", "weights"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept" if keeps_to_mask else "words", "middle"], ["sum"], keepdims=0),
+        helper.make_node("ReduceSum", ["weights", "middle"], ["count"], keepdims=0),
+        helper.make_node("Div", ["sum", "count"], ["sentence"]),
+    ]
+    inputs = [_value(name, TensorProto.INT64, ("N", "S")) for name in ("input_ids", mask)]
+    outputs = [_value("words", TensorProto.FLOAT, ("N", "S", 8)), _value("sentence", TensorProto.FLOAT, ("N", 8))]
+    axes = {"last": np.array([2]), "middle": np.array([1])}
+    return _save(path, nodes, inputs=inputs, outputs=outputs, initializers={"table": table, **axes})
+
+
 def constant(path: Path, value: float, *, features: int = FEATURES, classes: int = CLASSES) -> Path:
     """Answers `value` in every element of `scores`, whatever `pixels` says: shows which version answered."""
     nodes = [

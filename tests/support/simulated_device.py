@@ -76,6 +76,10 @@ class SimulatedDevice:
         self._now += seconds
         return dict.fromkeys(sizes, 1.5)
 
+    def pads(self, candidate: Candidate) -> bool:
+        assert candidate in self.open, f"{candidate.describe()} is not open"
+        return self.takes_batches
+
     def release(self, candidate: Candidate) -> None:
         if candidate in self.open:
             self.open.remove(candidate)

@@ -253,6 +253,11 @@ def test_batches_are_measured_where_requests_can_be_merged() -> None:
     assert search(SimulatedDevice(lambda _: SAME)).batch_gains == {}
 
 
+def test_only_what_takes_batches_is_asked_whether_it_may_be_padded() -> None:
+    assert search(SimulatedDevice(lambda _: SAME, takes_batches=True)).pads
+    assert not search(SimulatedDevice(lambda _: SAME)).pads
+
+
 def test_a_single_core_has_no_threads_to_try() -> None:
     assert tuner.Space((FLOAT,), 1).threadings(FLOAT) == []
 
