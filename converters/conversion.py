@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ import runtime
 from converters import assembly, for_litert
 from converters.choice import Choice, choose
 from converters.data.calibration import EVALUATION_AT_LEAST, UNNAMED, Array, Dataset, load_dataset, make_dataset, peek, split
-from converters.data.pictures import check_fits, class_names, read_pictures
+from converters.data.raw import check_fits, class_names, process_arrays, read_directory
 from converters.data.spool import spool
 from converters.errors import AccuracyRefused, DataRejected, RecipeFailed, SettingsRejected, SourceRejected
 from converters.graphs.lossless import Compressed, compress
@@ -65,7 +66,7 @@ Progress = Callable[[str, float], None]
 """Told what is being done, and how much of the whole is done, in [0, 1]."""
 
 Data = Path | Mapping[str, Array] | Iterable[object]
-"""An `.npz` or a directory of pictures; arrays by name; or batches one after another (`converters.data.spool` says of what)."""
+"""An `.npz`; a directory of pictures, audio or other files; arrays by name; or batches, as `converters.data.spool` has them."""
 
 Gathered = Path | Mapping[str, Array]
 
@@ -119,8 +120,9 @@ def convert(
     `target` names the processors that it is for. With `minutes` the static recipe is searched for so long; without, only
     where the plain one misses the budget, for at most a minute. A search that was stopped goes on when it is asked for again.
 
-    `processing` travels in the manifest: how pictures become an input, and outputs results. With it, `calibration` and
-    `evaluate` may be directories of pictures, in subdirectories named after their classes where those are known.
+    `processing` travels in the manifest: how what users have becomes an input, and outputs results. With it, `calibration` and
+    `evaluate` may be directories of what it opens, in subdirectories named after their classes where those are known; and
+    arrays go through its steps, but where it opens pictures: there they are the model's own tensor.
 
     Models that were `trained` from the source (`converters.compress` does that) get variants too, held against the source.
 
@@ -137,7 +139,7 @@ def convert(
         min_accuracy=min_accuracy,
         max_regression=max_regression,
         seed=seed,
-        classes=tuple(classes) or class_names(calibration),
+        classes=tuple(classes) or class_names(calibration, processing),
         prefer=prefer,
         target=target,
         minutes=minutes,
@@ -173,7 +175,7 @@ def _converted(settings: Settings, given: _Given, work: Path, progress: Progress
     calibration, evaluate = _gathered(given.calibration, settings, work / "calibration"), given.evaluate
     if evaluate is not None and not callable(evaluate):
         evaluate = _gathered(evaluate, settings, work / "evaluation")
-    original = read_source(given.source, lambda: peek(calibration, SAMPLES), work, given.trust)
+    original = read_source(given.source, lambda: _first(calibration, settings), work, given.trust)
     tried = recipes(settings.target, products=works_by_products(original))
     named = settings.classes or original.classes
     settings = dataclasses.replace(settings, recipes=(*tried, *for_litert.wanted(settings)), classes=named)
@@ -252,8 +254,8 @@ class _Conversion:
         self, specs: tuple[TensorSpec, ...], calibration: Gathered, evaluate: Gathered | None
     ) -> tuple[Dataset, Dataset | None]:
         self._progress("reading the data", 0.05)
-        data = _dataset(calibration, specs)
-        held_out = None if evaluate is None else _dataset(evaluate, specs)
+        data = _dataset(calibration, specs, self._settings)
+        held_out = None if evaluate is None else _dataset(evaluate, specs, self._settings)
         if held_out is not None and len(held_out) < EVALUATION_AT_LEAST:
             raise DataRejected(f"The evaluation data has {len(held_out)} samples; at least {EVALUATION_AT_LEAST} are needed.")
         return data, held_out
@@ -402,18 +404,24 @@ class _Conversion:
 
 
 def _gathered(given: Data, settings: Settings, directory: Path) -> Gathered:
-    """A directory of pictures as arrays, batches as arrays on disk; anything else as it is."""
+    """A directory's files and batches as arrays, batches on disk, all of them processed; an `.npz` as it is."""
     if isinstance(given, Path):
-        return read_pictures(given, settings.processing, settings.classes) if given.is_dir() else given
+        return read_directory(given, settings.processing, settings.classes) if given.is_dir() else given
     if isinstance(given, Mapping):
-        return given
+        return process_arrays(given, settings.processing)
     directory.mkdir()
-    return spool([given] if isinstance(given, np.ndarray) else given, directory)
+    return process_arrays(spool([given] if isinstance(given, np.ndarray) else given, directory), settings.processing)
 
 
-def _dataset(given: Gathered, specs: tuple[TensorSpec, ...]) -> Dataset:
+def _first(given: Gathered, settings: Settings) -> dict[str, Array]:
+    """The first samples of every input, for readers, which try a model before its inputs are known."""
+    first = peek(given, SAMPLES)
+    return process_arrays(first, settings.processing) if isinstance(given, Path) else first
+
+
+def _dataset(given: Gathered, specs: tuple[TensorSpec, ...], settings: Settings) -> Dataset:
     if isinstance(given, Path):
-        return load_dataset(given, specs)
+        return load_dataset(given, specs, partial(process_arrays, processing=settings.processing))
     if len(specs) == 1 and UNNAMED in given and specs[0].name not in given:
         given = {specs[0].name if name == UNNAMED else name: values for name, values in given.items()}
     return make_dataset(given, specs)

@@ -38,7 +38,7 @@ class Settings:
     target: Target = "any"
     """The processors that the bundle is for."""
     processing: Processing | None = None
-    """How pictures become the model's inputs, and its outputs results."""
+    """How what users have becomes the model's inputs, and its outputs results."""
     minutes: float | None = None
     """How long to search for a better static recipe; None: only where the plain one misses the budget, and shortly."""
     tflite: bool | None = None

@@ -54,10 +54,18 @@ CLASSES: Final = 4096
 LABEL_CHARACTERS: Final = 200
 """Of a predicted class or error type; the rest is cut off."""
 
-PROCESSING_BYTES: Final = 64 * KIB
+PROCESSING_BYTES: Final = 256 * KIB
 STEPS: Final = 16
 """Steps of processing for one tensor."""
 PICTURE_SIDE: Final = 8192
 """Pixels along one side, of what a step may ask for."""
 DETECTIONS: Final = 10_000
 """Boxes that processing may keep of one picture."""
+FEATURES: Final = 4096
+"""Means, and spreads, that one step may have."""
+SAMPLE_NUMBERS: Final = 16 * MIB
+"""Numbers in one sample of anything but pictures: audio of 17 minutes at 16 kHz."""
+FRAME: Final = 65536
+"""Numbers in one frame of a signal."""
+AUDIO_RATE: Final = 384_000
+"""Samples a second."""

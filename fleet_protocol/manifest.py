@@ -15,7 +15,8 @@ from fleet_protocol import codec, limits
 from fleet_protocol.digests import CHUNK_DIGEST_BYTES, Digest, chunk_count
 from fleet_protocol.errors import MalformedMessage
 from fleet_protocol.names import Name, Version
-from fleet_protocol.processing import KNOWN_STEPS, Processing, check_processing
+from fleet_protocol.processing import KNOWN_STEPS, Processing
+from fleet_protocol.processing_fit import check_processing
 from fleet_protocol.tensors import TensorSpec
 
 MANIFEST_FILE: Final = "manifest.json"
@@ -110,7 +111,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parity: Descriptor
     lineage: Lineage
     processing: Processing | msgspec.UnsetType = msgspec.UNSET
-    """What is done to pictures before, and to outputs after; a manifest without it has not even the key."""
+    """What is done to inputs before, and to outputs after; a manifest without it has not even the key."""
 
     def files(self) -> tuple[Descriptor, ...]:
         """Every file of the bundle but the manifest itself."""

@@ -1,33 +1,37 @@
-"""What is done to a picture before a model sees it, and to its outputs before a person does: declared, and nothing but data.
+"""What is done to what a user has before a model sees it, and to its outputs before a person does: nothing but data.
 
 The manifest carries it (`Manifest.processing`), so that a conversion, a device and a test do the very same, which stands in
-`runtime.processing`. A declaration is held against the model's tensors when it is read: `check_processing` follows shape and
-type from step to step, so that a step in the wrong place, or one that is not known, is refused before any picture comes.
+`runtime.processing`. The first step of an input says what is opened: a picture, numbers, audio or bytes. A declaration is held
+against the model's tensors when it is read: `fleet_protocol.processing_fit`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 import msgspec
 
 from fleet_protocol import codec, limits
 from fleet_protocol.errors import MalformedMessage
-from fleet_protocol.tensors import DYNAMIC, DataType, TensorName, TensorSpec
+from fleet_protocol.tensors import Shape, TensorName
 
 SCHEMA: Final = "edgeward.processing/1"
 
 Side = Annotated[int, msgspec.Meta(ge=1, le=limits.PICTURE_SIDE)]
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
-Channels = Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=4)]
-Spread = Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1, max_length=4)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0.0)]
+Means = Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=limits.FEATURES)]
+Spread = Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1, max_length=limits.FEATURES)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Length = Annotated[int, msgspec.Meta(ge=1, le=limits.SAMPLE_NUMBERS)]
+FrameLength = Annotated[int, msgspec.Meta(ge=1, le=limits.FRAME)]
+Axis = Annotated[int, msgspec.Meta(ge=0, lt=limits.TENSOR_RANK)]
 Filter = Literal["nearest", "bilinear"]
 Colour = Literal["rgb", "bgr", "grey"]
 Layout = Literal["NHWC", "NCHW", "NHW", "NF"]
 """Of a batch of pictures: `NHW` has no channel axis (grey only), `NF` lays each picture flat, row by row."""
 BoxForm = Literal["xyxy", "yxyx", "xywh", "cxcywh"]
+Number = Literal["UINT8", "INT8", "UINT16", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"]
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", forbid_unknown_fields=True):
@@ -35,9 +39,29 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="step", forbid_u
 
 
 class Decode(Step, frozen=True, kw_only=True, tag="decode"):
-    """Encoded bytes to uint8[height, width, channels], turned upright as its EXIF says; transparency is dropped. First step."""
+    """A picture's bytes to uint8[height, width, channels], upright as its EXIF says; transparency is dropped. First step."""
 
     colour: Colour = "rgb"
+
+
+class Tensor(Step, frozen=True, kw_only=True, tag="tensor"):
+    """Numbers as they are given. First step."""
+
+    shape: Shape
+    """Of one sample; −1 where each has its own length."""
+    datatype: Number = "FP32"
+    """As which they are taken; FP64 is computed with as FP64, anything else as FP32."""
+
+
+class Audio(Step, frozen=True, kw_only=True, tag="audio"):
+    """A WAV file's bytes, or PCM samples, to mono float32[samples] in [−1, 1]. First step."""
+
+    rate: Annotated[int, msgspec.Meta(ge=1, le=limits.AUDIO_RATE)]
+    """Samples a second. A file of another rate is refused."""
+
+
+class Bytes(Step, frozen=True, kw_only=True, tag="bytes"):
+    """A file's bytes, or a text's, as uint8[length]. First step."""
 
 
 class Resize(Step, frozen=True, kw_only=True, tag="resize"):
@@ -83,14 +107,118 @@ class Scale(Step, frozen=True, kw_only=True, tag="scale"):
 
 
 class Normalise(Step, frozen=True, kw_only=True, tag="normalise"):
-    """`(x − mean) / std` in float32, a number for each channel in the order of `decode`'s colour, or one for all."""
+    """`(x − mean) / std`, a number for each place of the last axis (a picture's channels, features), or one for all."""
 
-    mean: Channels
+    mean: Means
     std: Spread
 
 
+class Clip(Step, frozen=True, kw_only=True, tag="clip"):
+    """What is lower than `low` becomes `low`, what is higher than `high` becomes `high`."""
+
+    low: float | None = None
+    high: float | None = None
+
+
+class FitLength(Step, frozen=True, kw_only=True, tag="fit_length"):
+    """Cut or filled up to this length along one axis."""
+
+    length: Length
+    axis: Axis = 0
+    fill: float = 0.0
+    at: Literal["end", "start", "both"] = "end"
+    """Where it is cut or filled up; `both`: the odd one at the end."""
+
+
+class Reshape(Step, frozen=True, kw_only=True, tag="reshape"):
+    """The same numbers in the same order, in another shape."""
+
+    shape: Shape
+    """Of one sample; at most one is −1, which is what the others leave."""
+
+
+class Transpose(Step, frozen=True, kw_only=True, tag="transpose"):
+    """The axes of one sample in another order."""
+
+    axes: Annotated[tuple[Axis, ...], msgspec.Meta(min_length=2, max_length=limits.TENSOR_RANK)]
+
+
+class Ends(Step, frozen=True, kw_only=True, tag="ends"):
+    """The first and the last bytes, `fill` where there are fewer: int32[first + last], as magika looks at a file."""
+
+    first: Annotated[int, msgspec.Meta(ge=0, le=limits.FRAME)]
+    last: Annotated[int, msgspec.Meta(ge=0, le=limits.FRAME)]
+    fill: Annotated[int, msgspec.Meta(ge=-1, le=65535)] = 256
+    strip: bool = True
+    """Whether white space at both ends of the file is passed over, as far as `block` bytes reach."""
+    block: Annotated[int, msgspec.Meta(ge=1, le=limits.SAMPLE_NUMBERS)] = 4096
+    """So many bytes at each end are looked at."""
+
+
+class Frames(Step, frozen=True, kw_only=True, tag="frames"):
+    """`[samples]` to overlapping pieces `[frames, length]`; what is left at the end is dropped."""
+
+    length: FrameLength
+    hop: FrameLength
+    pad: Literal["none", "reflect", "zeros"] = "none"
+    """What `length / 2` samples at both ends are filled with, so that frames are centred (librosa, torch.stft)."""
+
+
+class Window(Step, frozen=True, kw_only=True, tag="window"):
+    """Each frame times a window."""
+
+    kind: Literal["hann", "hamming"] = "hann"
+    length: FrameLength | None = None
+    """None: the frame's; a shorter window stands in the frame's middle, with zeros around."""
+    symmetric: bool = False
+    """False: periodic, as librosa, torch.stft and tf.signal have it."""
+
+
+class Spectrum(Step, frozen=True, kw_only=True, tag="spectrum"):
+    """Each frame's Fourier transform without its phase: `[frames, size / 2 + 1]`."""
+
+    size: FrameLength | None = None
+    """Even; a frame that is shorter is filled up with zeros at its end. None: the frame's length."""
+    power: Literal[1, 2] = 2
+    """1: magnitudes, 2: their squares."""
+
+
+class Mel(Step, frozen=True, kw_only=True, tag="mel"):
+    """A spectrum's bins gathered in overlapping triangles on the mel scale: `[frames, bands]`."""
+
+    rate: Annotated[int, msgspec.Meta(ge=1, le=limits.AUDIO_RATE)]
+    """Of the samples that the spectrum is of."""
+    bands: Annotated[int, msgspec.Meta(ge=1, le=512)]
+    low: NotNegative = 0.0
+    high: Positive | None = None
+    """In Hz; None: half the rate."""
+    scale: Literal["htk", "slaney"] = "htk"
+    triangles: Literal["hertz", "mel"] = "hertz"
+    """In what their sides are straight: hertz (librosa, torchaudio), or mel (tf.signal, without the bin of 0 Hz)."""
+    norm: Literal["none", "slaney"] = "none"
+    """`slaney`: all triangles have the same area."""
+
+
+class Log(Step, frozen=True, kw_only=True, tag="log"):
+    """`log(max(x, floor) + add)`."""
+
+    base: Literal["e", "2", "10"] = "e"
+    floor: NotNegative = 1e-10
+    add: NotNegative = 0.0
+    span: Positive | None = None
+    """What is further than this below the sample's highest is raised to there: librosa's `top_db` is ten times that."""
+
+
+class Dct(Step, frozen=True, kw_only=True, tag="dct"):
+    """The first coefficients of the last axis's cosine transform (DCT-II): of a log-mel spectrum, the MFCC."""
+
+    coefficients: Annotated[int, msgspec.Meta(ge=1, le=512)]
+    orthonormal: bool = True
+    """False: the first coefficient is √2 larger, as tf.signal has it."""
+
+
 class Arrange(Step, frozen=True, kw_only=True, tag="layout"):
-    """The order of axes. Nothing that looks at pixels or channels may follow."""
+    """The order of a picture's axes. Nothing that looks at pixels or channels may follow."""
 
     order: Layout
 
@@ -106,10 +234,18 @@ class Quantize(Step, frozen=True, kw_only=True, tag="quantize"):
 class Cast(Step, frozen=True, kw_only=True, tag="cast"):
     """Another type; to integers by rounding halves to even, cut off at the type's bounds."""
 
-    datatype: Literal["UINT8", "INT8", "UINT16", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"]
+    datatype: Number
 
 
-InputStep = Decode | Resize | ResizeShorter | CentreCrop | Letterbox | Scale | Normalise | Arrange | Quantize | Cast
+Opener = Decode | Tensor | Audio | Bytes
+PlacingStep = Resize | ResizeShorter | CentreCrop | Letterbox
+NumberStep = Scale | Normalise | Clip | Quantize | Cast
+ShapeStep = FitLength | Reshape | Transpose | Ends
+SoundStep = Frames | Window | Spectrum | Mel | Log | Dct
+InputStep = (
+    Decode | Tensor | Audio | Bytes | Resize | ResizeShorter | CentreCrop | Letterbox | Arrange | Scale | Normalise | Clip
+    | Quantize | Cast | FitLength | Reshape | Transpose | Ends | Frames | Window | Spectrum | Mel | Log | Dct
+)  # fmt: skip
 
 
 class Dequantize(Step, frozen=True, kw_only=True, tag="dequantize"):
@@ -133,8 +269,17 @@ class TopK(Step, frozen=True, kw_only=True, tag="top_k"):
     k: Annotated[int, msgspec.Meta(ge=1, le=limits.CLASSES)] = 5
 
 
+class Threshold(Step, frozen=True, kw_only=True, tag="threshold"):
+    """Every class of `[batch, classes]` whose score is at least `at`, best first; with the manifest's labels."""
+
+    at: float
+
+
 class Boxes(Step, frozen=True, kw_only=True, tag="boxes"):
-    """Boxes in the picture's own pixels, best first; what overlaps a better one of its class is dropped (NMS)."""
+    """Boxes in the picture's own pixels, best first; what overlaps a better one of its class is dropped (NMS).
+
+    Where no picture came, they are in the model's own units.
+    """
 
     form: BoxForm
     units: Literal["pixels", "fraction"] = "pixels"
@@ -153,14 +298,20 @@ class Boxes(Step, frozen=True, kw_only=True, tag="boxes"):
     limit: Annotated[int, msgspec.Meta(ge=1, le=limits.DETECTIONS)] = 100
 
 
-OutputStep = Dequantize | Softmax | Sigmoid | TopK | Boxes
+OutputStep = Dequantize | Softmax | Sigmoid | TopK | Threshold | Boxes
 
 
 class InputProcessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one input tensor is made from a picture."""
+    """How one input tensor is made from what a user has, one sample at a time."""
 
     tensor: TensorName
     steps: Annotated[tuple[InputStep, ...], msgspec.Meta(min_length=1, max_length=limits.STEPS)]
+
+    @property
+    def first(self) -> Opener:
+        """What the input is opened with, in processing that was checked."""
+        assert isinstance(self.steps[0], Opener)
+        return self.steps[0]
 
 
 class ResultProcessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -204,123 +355,6 @@ def decode_processing(content: bytes) -> Processing:
 KNOWN_STEPS: Final = f"Steps of inputs: {', '.join(step_names(InputStep))}; of results: {', '.join(step_names(OutputStep))}."
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """What a picture is between two steps. Sides are `DYNAMIC` where each picture has its own."""
-
-    height: int
-    width: int
-    channels: int
-    datatype: DataType = "UINT8"
-    order: Layout | None = None
-
-    def shape(self) -> tuple[int, ...]:
-        """Of a batch."""
-        flat = DYNAMIC if DYNAMIC in (self.height, self.width) else self.height * self.width * self.channels
-        return {
-            "NCHW": (DYNAMIC, self.channels, self.height, self.width),
-            "NHW": (DYNAMIC, self.height, self.width),
-            "NF": (DYNAMIC, flat),
-        }.get(self.order or "NHWC", (DYNAMIC, self.height, self.width, self.channels))
-
-
-def check_processing(processing: Processing, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
-    """Hold a declaration against the model's tensors. Raises `MalformedMessage`, which says what does not fit and where."""
-    by_name = {spec.name: spec for spec in inputs}
-    _check_distinct("input", [each.tensor for each in processing.inputs])
-    _check_distinct("result", [each.name for each in processing.results])
-    for each in processing.inputs:
-        spec = _known(each.tensor, by_name, "input")
-        where = f"processing of input {each.tensor!r}"
-        _check_fits(_followed(each.steps, where), spec, where)
-    out = {spec.name: spec for spec in outputs}
-    for result in processing.results:
-        _check_result(result, out)
-
-
-def _check_distinct(what: str, names: list[str]) -> None:
-    if len(set(names)) != len(names):
-        raise MalformedMessage(f"processing names an {what} twice: {', '.join(names)}")
-
-
-def _known(name: str, specs: dict[str, TensorSpec], what: str) -> TensorSpec:
-    if name not in specs:
-        raise MalformedMessage(f"processing names the {what} {name!r}; the model has {', '.join(specs)}")
-    return specs[name]
-
-
-def _followed(steps: tuple[InputStep, ...], where: str) -> _Form:
-    first = steps[0]
-    if not isinstance(first, Decode):
-        raise MalformedMessage(f"{where} must begin with the step 'decode'")
-    form = _Form(DYNAMIC, DYNAMIC, 1 if first.colour == "grey" else 3)
-    for step in steps[1:]:
-        form = _after(step, form, f"{where}, step {step_name(step)!r},")
-    return form
-
-
 def step_name(step: Step) -> str:
     """The step's tag."""
     return str(step.__struct_config__.tag)
-
-
-def _after(step: InputStep, form: _Form, where: str) -> _Form:
-    match step:
-        case Decode():
-            raise MalformedMessage(f"{where} comes twice")
-        case Resize() | CentreCrop() | Letterbox():
-            _check_pixels(form, where)
-            return _Form(step.height, step.width, form.channels)
-        case ResizeShorter():
-            _check_pixels(form, where)
-            return _Form(DYNAMIC, DYNAMIC, form.channels)
-        case Scale() | Normalise():
-            if form.order is not None or form.datatype not in ("UINT8", "FP32"):
-                raise MalformedMessage(f"{where} must come before 'layout', 'quantize' and 'cast'")
-            _check_channels(step, form, where)
-            return _Form(form.height, form.width, form.channels, "FP32")
-        case Arrange():
-            if form.order is not None:
-                raise MalformedMessage(f"{where} comes twice")
-            if step.order == "NHW" and form.channels != 1:
-                raise MalformedMessage(f"{where} NHW has room for one channel; there are {form.channels}")
-            return _Form(form.height, form.width, form.channels, form.datatype, step.order)
-        case Quantize() | Cast():
-            return _Form(form.height, form.width, form.channels, step.datatype, form.order)
-
-
-def _check_pixels(form: _Form, where: str) -> None:
-    if form.order is not None or form.datatype != "UINT8":
-        raise MalformedMessage(f"{where} works on pixels, so it must come before 'scale', 'normalise', 'layout' and types")
-
-
-def _check_channels(step: Scale | Normalise, form: _Form, where: str) -> None:
-    if isinstance(step, Normalise) and any(len(each) not in (1, form.channels) for each in (step.mean, step.std)):
-        raise MalformedMessage(f"{where} has {len(step.mean)} means and {len(step.std)} stds for {form.channels} channels")
-
-
-def _check_fits(form: _Form, spec: TensorSpec, where: str) -> None:
-    shape = form.shape()
-    fits = len(shape) == len(spec.shape) and all(
-        DYNAMIC in (got, want) or got == want for got, want in zip(shape[1:], spec.shape[1:], strict=True)
-    )
-    if not fits or form.datatype != spec.datatype:
-        came = TensorSpec(name=spec.name, datatype=form.datatype, shape=shape).describe()
-        raise MalformedMessage(f"{where} ends with {came}; the model wants {spec.describe()}")
-
-
-def _check_result(result: ResultProcessing, outputs: dict[str, TensorSpec]) -> None:
-    where = f"processing of result {result.name!r}"
-    rank = len(_known(result.tensor, outputs, "output").shape)
-    for step in result.steps[:-1]:
-        if isinstance(step, TopK | Boxes):
-            raise MalformedMessage(f"{where}: {step_name(step)!r} must be its last step")
-    last = result.steps[-1]
-    if isinstance(last, TopK) and rank != 2:
-        raise MalformedMessage(f"{where}: 'top_k' wants [batch, classes]; {result.tensor} has {rank} dimensions")
-    if isinstance(last, Boxes):
-        ranks = [rank, *([len(_known(last.scores, outputs, "output").shape)] if last.scores else [])]
-        if ranks != [3] * len(ranks):
-            raise MalformedMessage(f"{where}: 'boxes' wants tensors of 3 dimensions; they have {ranks}")
-        if last.scores and last.objectness:
-            raise MalformedMessage(f"{where}: 'boxes' with scores of their own have no objectness")

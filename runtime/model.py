@@ -21,6 +21,7 @@ from fleet_protocol.tensors import NUMPY_NAMES, TensorSpec
 from runtime.engine import Array, Engine, open_engine
 from runtime.errors import InferenceFailed, InvalidInput
 from runtime.processing import Processor
+from runtime.processing.opening import is_encoded
 from runtime.session import Session
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Model(Session):
         self.engine: Final = engine.description
         self.choice: Final = engine.choice
         self.processor: Final = processor
-        """What makes inputs of pictures and results of outputs; None where the manifest declares nothing."""
+        """What makes inputs of what users have, and results of outputs; None where the manifest declares nothing."""
         self._wanted = tuple((spec.name, _Wanted(spec)) for spec in engine.inputs)
         self._output_names = tuple(spec.name for spec in engine.outputs)
         alone = len(self._wanted) == len(self._output_names) == 1
@@ -58,7 +59,8 @@ class Model(Session):
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name. `inputs` holds exactly one array for each of `self.inputs`, of its type and shape.
 
-        An input that `processor` makes from pictures may also be an array of objects: each one picture, as bytes or base64.
+        An input that `processor` makes from encoded content may also be an array of objects: each one picture, WAV file or
+        whatever it opens, as bytes or base64.
         Raises `InvalidInput`, or `InferenceFailed`.
         """
         engine = self._engine
@@ -86,8 +88,8 @@ class Model(Session):
             array = inputs.get(name)
             if array is None:
                 raise _wrong_names(inputs, self.inputs)
-            if self.processor is not None and name in self.processor.pictured and _holds_pictures(array):
-                array = self.processor.tensor(name, array)
+            if self.processor is not None and name in self.processor.encoded and is_encoded(array):
+                array = self.processor.rows(name, array)
             checked[name] = want.check(array)
         return checked
 
@@ -139,7 +141,7 @@ def load(
     threads of one run (1 or more). `provider` is where an ONNX model runs (`cpu`, `cuda:0`, `auto`, …:
     `runtime.engines.providers`), `delegate` the library that runs a TFLite model; without them it is the CPU. Raises
     `ModelRejected`, whatever the file holds, and its `EngineUnavailable` where that provider or delegate does not work here.
-    `processing` and `labels` are the manifest's, for who hands in pictures.
+    `processing` and `labels` are the manifest's, for who hands in pictures, audio and the like.
     """
     engine = open_engine(path, session_options=session_options, threads=threads, provider=provider, delegate=delegate)
     if processing is None:
@@ -149,10 +151,6 @@ def load(
     except BaseException:
         engine.close()
         raise
-
-
-def _holds_pictures(array: Array) -> bool:
-    return isinstance(array, np.ndarray) and array.dtype.kind in "OSU"
 
 
 class _Wanted:

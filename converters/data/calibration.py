@@ -14,7 +14,7 @@ import math
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -29,6 +29,8 @@ from fleet_protocol.digests import digest_of_stream
 from fleet_protocol.tensors import NUMPY_NAMES, TensorSpec
 
 Array = NDArray[Any]
+Process = Callable[[dict[str, Array]], dict[str, Array]]
+"""Makes a model's inputs of arrays as users have them (`converters.data.raw`)."""
 
 LABEL: Final = "label"
 UNNAMED: Final = "samples"
@@ -110,15 +112,15 @@ def split(data: Dataset, evaluation: Dataset | None, *, seed: int) -> Parts:
     )
 
 
-def load_dataset(path: Path, specs: tuple[TensorSpec, ...]) -> Dataset:
-    """Read the arrays that a model with inputs `specs` needs, and `label`. Raises `DataRejected`."""
+def load_dataset(path: Path, specs: tuple[TensorSpec, ...], process: Process = dict) -> Dataset:
+    """Read the arrays that a model with inputs `specs` needs, and `label`, and `process` them. Raises `DataRejected`."""
     try:
         arrays = _read_arrays(path, {*(spec.name for spec in specs), LABEL})
         with path.open("rb") as file:
             digest = digest_of_stream(iter(lambda: file.read(1 << 20), b""))
     except OSError as error:
         raise DataRejected(f"{path} cannot be read: {error.strerror or error}.") from error
-    return _fit(arrays, specs, digest=digest, what=str(path))
+    return _fit(process(arrays), specs, digest=digest, what=str(path))
 
 
 def make_dataset(arrays: Mapping[str, Array], specs: tuple[TensorSpec, ...]) -> Dataset:

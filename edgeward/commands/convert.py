@@ -13,7 +13,7 @@ from converters.targets import Target
 from edgeward import bundle_options, terminal
 from edgeward.bundle_options import PATH, SHARE
 from edgeward.numbers import Number
-from edgeward.pictures import read_processing
+from edgeward.processing_file import read_processing
 from edgeward.report_table import show
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from rich.markup import escape
 
 from edgeward import answers, placement, terminal
-from edgeward.pictures import PicturesUnusable, is_picture, read_picture, read_processing
+from edgeward.errors import FrontDoorError
+from edgeward.processing_file import read_processing
 from fleet_io import durable
 from runtime import Model, ModelHost, inputs
 from runtime.explain import RUNS, Explanation
@@ -21,7 +22,9 @@ from runtime.processing.decoding import decode
 from runtime.sources import Source
 from runtime.tuning.advice import AS_PUBLISHED
 
-_TENSORS = (".npy", ".npz", ".json")
+
+class ExplanationUnwritable(FrontDoorError):
+    """The explanation cannot be put into that file. Name another one; the message says which."""
 
 
 @click.command()
@@ -75,6 +78,8 @@ def command(
     if target is not None and explain_file is None:
         raise click.UsageError("--target is what --explain explains; give a file with --explain.")
     given = [*files, *([input_file] if input_file else [])]
+    if not given:
+        raise click.UsageError("Give an INPUT: pictures, audio or other files that the model opens, or a file of tensors.")
     advice = placement.advice(model, variant=variant, tuned=tuned, cache=cache, provider=provider, delegate=delegate)
     if processing is not None:
         advice = advice.processed(read_processing(processing))
@@ -83,7 +88,7 @@ def command(
     host = ModelHost()
     host.activate(source.identity, opened, source.labels)
     try:
-        prepared = _prepared(opened, given)
+        prepared = inputs.from_files(given, opened.inputs, opened.processor)
         answer = host.infer(source.identity.model, prepared.inputs)
         results = opened.processor.results(answer.outputs, prepared.placements) if opened.processor else []
         explained = _explained(opened, prepared, target=target, runs=runs) if explain_file else None
@@ -102,24 +107,6 @@ def command(
         _say(explain_file, source, explained)
 
 
-def _prepared(opened: Model, given: list[Path]) -> Prepared:
-    """The inputs out of all files. Raises `click.UsageError`, `InvalidInput` or `PicturesUnusable`."""
-    if not given:
-        raise click.UsageError("Give an INPUT: pictures, or a file of tensors.")
-    tensors = [each for each in given if each.suffix.lower() in _TENSORS]
-    if tensors and len(given) > 1:
-        raise click.UsageError(f"{tensors[0]} holds tensors, and goes alone.")
-    pictured = opened.processor is not None and opened.processor.pictured
-    if tensors or not (pictured or all(is_picture(each) for each in given)):
-        return Prepared(inputs.read(given[0], opened.inputs), [])
-    if opened.processor is None or not pictured:
-        raise PicturesUnusable(
-            f"{given[0]} is a picture, and nothing says how it becomes the model's input. Convert the model with --processing, "
-            "or give --processing here."
-        )
-    return opened.processor.prepare([read_picture(each) for each in given])
-
-
 def _explained(opened: Model, prepared: Prepared, *, target: int | None, runs: int) -> Explanation:
     """Raises `InvalidInput` where the input is not one sample whose axes are known."""
     placement = prepared.placements[0] if prepared.placements else None
@@ -129,19 +116,21 @@ def _explained(opened: Model, prepared: Prepared, *, target: int | None, runs: i
 
 
 def _write(file: Path, explained: Explanation, picture: Path, prepared: Prepared) -> None:
-    """The explanation as a picture or as numbers. Raises `PicturesUnusable`."""
+    """The explanation as a picture or as numbers. Raises `ExplanationUnwritable`."""
     if file.suffix.lower() == ".json":
         content = msgspec.json.encode(_numbers(explained))
     elif file.suffix.lower() == ".png" and explained.heat.ndim == 2:
         placement = prepared.placements[0] if prepared.placements else None
         blank = np.full((*explained.heat.shape, 1), 255, np.uint8)
-        content = png(draw(explained.heat, decode(read_picture(picture), "rgb") if placement else blank, placement))
+        content = png(draw(explained.heat, decode(inputs.content_of(picture), "rgb") if placement else blank, placement))
     else:
-        raise PicturesUnusable(f"{file} cannot hold this explanation: name it .json, or .png where the input is a picture.")
+        raise ExplanationUnwritable(
+            f"{file} cannot hold this explanation: name it .json, or .png where the input is a picture."
+        )
     try:
         durable.write_bytes(file, content)
     except OSError as error:
-        raise PicturesUnusable(f"{file} cannot be written: {error.strerror or error}. Choose another file.") from error
+        raise ExplanationUnwritable(f"{file} cannot be written: {error.strerror or error}. Choose another file.") from error
 
 
 def _numbers(explained: Explanation) -> dict[str, Any]:

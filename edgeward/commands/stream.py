@@ -14,7 +14,7 @@ import click
 
 from device_agent.stream_places import Wanted, broker_of, opened, results_of, source_of
 from edgeward import terminal
-from edgeward.pictures import read_processing
+from edgeward.processing_file import read_processing
 from fleet_io.errors import ConfigurationError
 from fleet_io.mqtt import Identity
 from runtime import ModelHost

@@ -86,8 +86,10 @@ class Question:
         """When the work on it began."""
         self._decoded_ns = self._answered_ns = 0
 
-    def infer(self, inputs: Mapping[str, Array]) -> Inference:
-        """The model's answer, once. Raises what `ModelHost.infer` raises."""
+    def infer(self, inputs: Mapping[str, Array], *, raw: bool = False) -> Inference:
+        """The model's answer, once; `raw`: to what its declared processing makes of the inputs. Raises as `ModelHost.infer`."""
+        if raw:
+            inputs = self._processed(inputs)
         self._decoded_ns = time.perf_counter_ns()
         try:
             inference = self._place.infer(inputs)
@@ -97,6 +99,11 @@ class Question:
         if self._sampled is not None:
             self.samples = len(inputs[self._sampled])
         return inference
+
+    def _processed(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        if self.model.processor is None:
+            raise InvalidInput(f"{self.identity.model} declares no processing. Give its own tensors.")
+        return self.model.processor.raw(inputs)
 
     def end(self) -> Spent:
         """The work on it is over: where the time went."""

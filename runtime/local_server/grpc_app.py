@@ -305,7 +305,8 @@ def _said(call: Call, name: str) -> str:
 
 def _infer(question: Question, *, message: Message) -> Response:
     request = oip_grpc.decode_request(message)
-    return Response(200, oip_grpc.encode_response(question.infer(request.inputs), message, request))
+    inference = question.infer(request.inputs, raw=request.raw)
+    return Response(200, oip_grpc.encode_response(inference, message, request))
 
 
 def _predict(question: Question, *, message: Message) -> Response:

@@ -23,6 +23,9 @@ from runtime.errors import InferenceFailed, MalformedRequest
 KEY: Final = "edgeward_key"
 """The parameter that carries a request's key, as the header `edgeward-key` does; see `runtime.hosting.experiment`."""
 
+PROCESSING: Final = "processing"
+"""The parameter by which a request says that its tensors are what the declared processing opens, not the model's own."""
+
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
@@ -93,9 +96,9 @@ class WantedOutput(NamedTuple):
 
 
 class InferRequest(msgspec.Struct, frozen=True, gc=False):
-    """One request: arrays by input name, and the outputs that are wanted (None: all, raw when `binary`).
+    """One request: arrays by input name, and the outputs that are wanted (None: all, in binary when `binary`).
 
-    `parameters` are the request's own, which the response repeats.
+    `parameters` are the request's own, which the response repeats. `raw`: its numbers are what declared processing opens.
     """
 
     inputs: dict[str, Array]
@@ -103,6 +106,7 @@ class InferRequest(msgspec.Struct, frozen=True, gc=False):
     id: str | None = None
     binary: bool = False
     parameters: Mapping[str, msgspec.Raw] = {}
+    raw: bool = False
 
 
 class Answer(NamedTuple):
@@ -160,7 +164,8 @@ def decode_request(body: bytes | memoryview, *, header_length: int | None = None
     if "binary_data_output" in parameters:
         parameters = {name: value for name, value in parameters.items() if name != "binary_data_output"}
     wanted = tuple([_wanted(output, binary=binary) for output in request.outputs]) if request.outputs else None
-    return InferRequest(inputs, wanted, request.id, binary, parameters)
+    raw = PROCESSING in parameters and _boolean(parameters[PROCESSING], PROCESSING)
+    return InferRequest(inputs, wanted, request.id, binary, parameters, raw)
 
 
 def encode_response(
@@ -227,10 +232,14 @@ def _binary_by_default(request: _Request, *, raw: bool) -> bool:
     said = request.parameters.get("binary_data_output")
     if said is None:
         return raw and not request.outputs
+    return _boolean(said, "binary_data_output")
+
+
+def _boolean(said: msgspec.Raw, name: str) -> bool:
     try:
         return _BOOLEAN.decode(said)
     except msgspec.ValidationError as error:
-        raise MalformedRequest(f"Parameter binary_data_output: {error}.") from error
+        raise MalformedRequest(f"Parameter {name}: {error}.") from error
 
 
 def _wanted(output: _Output, *, binary: bool) -> WantedOutput:

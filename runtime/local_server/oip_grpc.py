@@ -75,7 +75,7 @@ def decode_request(message: Message) -> oip.InferRequest:
             raise MalformedRequest(f"Input {head.name} is given twice.")
         inputs[head.name] = _raw(head, given, raw[index]) if raw else _typed(head, given)
     outputs = tuple([_wanted(each) for each in wanted]) if wanted else None
-    return oip.InferRequest(inputs, outputs, message.id, binary=True)
+    return oip.InferRequest(inputs, outputs, message.id, binary=True, raw=_asks_processing(message))
 
 
 def encode_response(inference: Inference, message: Message, request: oip.InferRequest) -> bytes:
@@ -91,6 +91,15 @@ def encode_response(inference: Inference, message: Message, request: oip.InferRe
         outputs.add(name=wanted.name, datatype=oip.datatype_of(array), shape=array.shape)
         raw.append(oip_binary.packed(array))
     return bytes(answer.SerializeToString())
+
+
+def _asks_processing(message: Message) -> bool:
+    if oip.PROCESSING not in message.parameters:
+        return False
+    parameter = message.parameters[oip.PROCESSING]
+    if parameter.WhichOneof("parameter_choice") != "bool_param":
+        raise MalformedRequest(f"The request's parameter {oip.PROCESSING} is no truth value.")
+    return bool(parameter.bool_param)
 
 
 def _whole_number(message: Message, name: str) -> int | None:

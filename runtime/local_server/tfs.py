@@ -94,11 +94,11 @@ def decode_predict(body: bytes, specs: Sequence[TensorSpec]) -> PredictRequest:
     return PredictRequest(arrays, counts.pop())
 
 
-def given_as(body: bytes, specs: Sequence[TensorSpec], pictured: Collection[str]) -> Sequence[TensorSpec]:
-    """What the request gives: one picture a sample at the inputs `pictured`, where it holds base64, else tensors."""
-    if not pictured or b'"b64"' not in body:
+def given_as(body: bytes, specs: Sequence[TensorSpec], encoded: Collection[str]) -> Sequence[TensorSpec]:
+    """What the request gives: one picture or file a sample at the inputs `encoded`, where it holds base64, else tensors."""
+    if not encoded or b'"b64"' not in body:
         return specs
-    return [TensorSpec(name=spec.name, datatype="BYTES", shape=(DYNAMIC,)) if spec.name in pictured else spec for spec in specs]
+    return [TensorSpec(name=spec.name, datatype="BYTES", shape=(DYNAMIC,)) if spec.name in encoded else spec for spec in specs]
 
 
 def encode_predict(outputs: Mapping[str, Array], *, rows: int | None) -> bytes:

@@ -80,7 +80,7 @@ def _on_examples(question: Question) -> Inference:
 
 def _given(question: Question, body: bytes) -> Sequence[TensorSpec]:
     processor = question.model.processor
-    return tfs.given_as(body, question.model.inputs, processor.pictured if processor else ())
+    return tfs.given_as(body, question.model.inputs, processor.encoded if processor else ())
 
 
 _WORK: Final[dict[str | None, Work]] = {"predict": _predict, "classify": _classify, "regress": _regress}

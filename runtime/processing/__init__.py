@@ -1,4 +1,4 @@
-"""Does what `fleet_protocol.processing` declares: pictures to a model's inputs, and its outputs to classes and boxes.
+"""Does what `fleet_protocol.processing` declares: what users have to a model's inputs, its outputs to results.
 
     processor = Processor(manifest.processing, model.inputs, model.outputs, manifest.labels)
     prepared = processor.prepare([Path("cat.jpg").read_bytes()])

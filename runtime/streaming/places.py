@@ -13,7 +13,7 @@ import msgspec
 from runtime.engine import Array
 
 Content = bytes | Array | Path
-"""Of an item: JSON or an encoded picture, a decoded picture, or a file of either."""
+"""Of an item: JSON or encoded content, a decoded picture, or a file of either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Item:
     name: str
     content: Content
     is_json: bool = False
-    """Whether bytes can be nothing but JSON; else they are JSON where they begin as an object or a list does."""
+    """Whether bytes can be nothing but JSON; else `runtime.inputs.from_message` tells."""
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -16,17 +16,15 @@ import msgspec
 import numpy as np
 
 from fleet_io.clock import Clock, SystemClock
-from runtime.errors import InvalidInput, ModelUnwell, NotServing, Overloaded, RuntimeFailure, StreamBroken
+from runtime.errors import ModelUnwell, NotServing, Overloaded, RuntimeFailure, StreamBroken
 from runtime.hosting.host import Inference, ModelHost, Served
-from runtime.inputs import from_json, read
+from runtime.inputs import from_files, from_json, from_message, opening
 from runtime.processing import Prepared
-from runtime.processing.decoding import ENCODED_BYTES
 from runtime.streaming.line import Line, Policy
 from runtime.streaming.places import Answered, Item, Results, Source
 
 _PATIENCE_S: Final = 0.2
 _FAREWELL_S: Final = 5.0
-_TENSORS: Final = (".npy", ".npz", ".json")
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,21 +159,11 @@ def _made(inference: Inference, prepared: Prepared, served: Served) -> dict[str,
 
 def _prepared(item: Item, served: Served) -> Prepared:
     """Raises `InvalidInput`, or `DecoderMissing`."""
-    content, processor = item.content, served.processor
+    content, specs, processor = item.content, served.inputs, served.processor
     if isinstance(content, Path):
-        if content.suffix.lower() in _TENSORS:
-            return Prepared(read(content, served.inputs), [])
-        content = _content(content)
-    if isinstance(content, np.ndarray) or not (item.is_json or content.lstrip()[:1] in (b"{", b"[")):
-        if processor is None or not processor.pictured:
-            raise InvalidInput("It is a picture, and nothing says how it becomes the model's input. Declare processing.")
-        return processor.prepare([content])
-    return Prepared(from_json(content, served.inputs, pictured=processor.pictured if processor else ()), [])
-
-
-def _content(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(ENCODED_BYTES + 1)
-    except OSError as error:
-        raise InvalidInput(f"{file} cannot be read: {error.strerror or error}.") from error
+        return from_files([content], specs, processor)
+    if isinstance(content, np.ndarray):
+        return opening(processor).prepare([content])
+    if item.is_json:
+        return Prepared(from_json(content, specs, processor), [])
+    return from_message(content, specs, processor)

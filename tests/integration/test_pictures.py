@@ -207,7 +207,7 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("arguments", "code", "message"),
     [
         ((), 2, "Give an INPUT"),
-        (("a.npy", "b.png"), 2, "a.npy holds tensors, and goes alone"),
+        (("b.png", "a.npy"), 1, "a.npy holds tensors, and goes alone"),
         (("nothing.png",), 1, "nothing.png cannot be read"),
         (("broken.png",), 1, "no picture of a known format"),
         (("good.png", "--explain", "why.txt"), 1, "name it .json, or .png"),
@@ -245,7 +245,7 @@ def convert(data: Path, out: Path, **options: object) -> None:
 
 
 def test_data_that_are_no_good_pictures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataRejected, match="is a directory; pictures need processing"):
+    with pytest.raises(DataRejected, match="is a directory; pictures and other files need processing"):
         convert(tmp_path, tmp_path / "out", processing=None)
     with pytest.raises(DataRejected, match="holds 0 pictures"):
         convert(tmp_path, tmp_path / "out")
@@ -257,7 +257,7 @@ def test_data_that_are_no_good_pictures_are_refused(tmp_path: Path) -> None:
         convert(data, tmp_path / "out")
     (data / "stray.png").unlink()
     (data / "3" / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(DataRejected, match=r"broken\.png is no picture"):
+    with pytest.raises(DataRejected, match=r"broken\.png cannot be given to the model: The bytes are no picture"):
         convert(data, tmp_path / "out")
 
 

@@ -225,7 +225,7 @@ def test_a_picture_smaller_than_its_crop_and_a_batch_of_many_sizes_are_refused()
     processor = Processor(Processing(inputs=(InputProcessing(tensor="x", steps=(Decode(),)),)), (spec,), ())
     with pytest.raises(InvalidInput, match="differ after processing"):
         processor.prepare([picture(4, 4), picture(4, 5)])
-    with pytest.raises(InvalidInput, match="no picture"):
+    with pytest.raises(InvalidInput, match="got nothing"):
         processor.prepare([])
 
 
