@@ -212,7 +212,7 @@ def _after_shape(step: ShapeStep, form: _Form, where: str) -> _Form:
             if step.axis >= len(shape):
                 raise MalformedMessage(f"{where} names the axis {step.axis}; there are {len(shape)}, counted from 0")
             if not _holds(step.fill, form.datatype):
-                raise MalformedMessage(f"{where} fills with {step.fill}, which is no {form.datatype}")
+                raise MalformedMessage(f"{where} fills with {step.fill:g}, which is no {form.datatype}")
             return form.shaped(*shape[: step.axis], step.length, *shape[step.axis + 1 :])
         case Reshape():
             return form.shaped(*_reshaped(step, shape, where))
@@ -302,8 +302,10 @@ def _check_mel(step: Mel, form: _Form, where: str) -> None:
         raise MalformedMessage(f"{where} is for a rate of {step.rate}, and the audio has {form.opened.rate}")
     if form.shape[-1] < 2:  # `DYNAMIC` too
         raise MalformedMessage(f"{where} must come after 'spectrum'")
-    if not step.low < (step.high or step.rate / 2) <= step.rate / 2:
-        raise MalformedMessage(f"{where} reaches from {step.low} to {step.high} Hz; a rate of {step.rate} has {step.rate / 2}")
+    half = step.rate / 2
+    high = step.high or half
+    if not step.low < high <= half:
+        raise MalformedMessage(f"{where} reaches from {step.low:g} to {high:g} Hz; a rate of {step.rate} has {half:g}")
 
 
 def _check_fits(form: _Form, spec: TensorSpec, where: str) -> None:

@@ -15,8 +15,9 @@ from runtime.errors import InvalidInput
 
 
 def of_kind(array: Array, spec: TensorSpec) -> bool:
-    """Whether the array's type is a kindred one: of the same kind, or of one that it can hold."""
-    return np.can_cast(array.dtype, NUMPY_NAMES[spec.datatype], "same_kind")
+    """Whether the array's type is a kindred one: of the same kind, or one that it can hold; whole numbers all are."""
+    wanted = np.dtype(NUMPY_NAMES[spec.datatype])
+    return {array.dtype.kind, wanted.kind} <= set("iu") or np.can_cast(array.dtype, wanted, "same_kind")
 
 
 def exact_array(value: Any, spec: TensorSpec) -> Array:  # noqa: ANN401  # lists as deep as the input has dimensions

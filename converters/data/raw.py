@@ -23,7 +23,7 @@ from runtime.errors import DecoderMissing, InvalidInput
 from runtime.inputs import array_of, content_of
 from runtime.processing import wav
 from runtime.processing.decoding import SUFFIXES
-from runtime.processing.rows import processed
+from runtime.processing.steps import processed
 
 _DATA_BYTES: Final = 4 * 1024**3
 _FILES: Final = 1_000_000

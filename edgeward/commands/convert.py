@@ -39,7 +39,7 @@ class _Asked(TypedDict):
 
 @click.command("convert", short_help="Compress a model into a bundle: int8 beside float, with golden outputs and a report.")
 @click.argument("source", metavar="MODEL")
-@click.option("--data", required=True, type=PATH, help=".npz with one array per input, and `label`; or pictures.")
+@click.option("--data", required=True, type=PATH, help=".npz with one array per input, and `label`; or a directory.")
 @click.option("--evaluate", type=PATH, help="Another .npz to measure accuracy on, instead of a part of --data.")
 @bundle_options.release
 @click.option("--state", type=PATH, help="State dict of a PyTorch module that MODEL names as package.module:factory.")
@@ -76,7 +76,7 @@ class _Asked(TypedDict):
     "--processing",
     "processing_file",
     type=PATH,
-    help="TOML file that says how pictures become the model's input, and outputs results; the bundle carries it.",
+    help="TOML file that says how pictures, audio, … become the model's input; the bundle carries it.",
 )
 @click.option("--explain", is_flag=True, help="Say why each choice was made, with every recipe that was tried.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Deals the samples into their parts.")
@@ -97,8 +97,8 @@ def command(
     parity.html).
 
     --data must hold samples that the model was not trained with: an .npz with an array named as each input and `label` where
-    known; or, with --processing, a directory of pictures, in directories named after their classes. They are dealt into
-    calibration, golden and held-out samples.
+    known; or, with --processing, a directory of pictures, WAV or other files, in directories named after their classes. They
+    are dealt into calibration, golden and held-out samples.
 
     \b
     Examples:
@@ -110,6 +110,7 @@ def command(
           --for avx512-vnni --minutes 5 --explain
       edgeward convert training.net:build --state net.pt --data digits.npz --name digits --version 1.4.0 --out digits-1.4.0
       edgeward convert roses.onnx --data pictures --processing roses.toml --name roses --version 1.0.0 --out roses-1.0.0
+      edgeward convert words.onnx --data clips --processing words.toml --name words --version 1.0.0 --out words-1.0.0
     """
     with terminal.stoppable(), terminal.progress(f"Converting {source}") as progress:
         bundle = converters.convert(

@@ -1,4 +1,4 @@
-"""`edgeward predict`: pictures or tensors through a model, in this process, and what its answer rests on."""
+"""`edgeward predict`: files or tensors through a model, in this process, and what its answer rests on."""
 
 from __future__ import annotations
 
@@ -60,18 +60,19 @@ def command(
     cache: Path | None,
     as_json: bool,
 ) -> None:
-    """Run pictures or tensors through a bundle's variant, or an .onnx or .tflite file, and show the answer.
+    """Run files or tensors through a bundle's variant, or an .onnx or .tflite file, and show the answer.
 
-    INPUT is one or more pictures, where the bundle (or --processing) says what becomes of them; or one file of tensors:
-    .npz with an array for each input, .npy for the only one, or .json: nested lists, an object of them by input name, or a
-    request of the Open Inference Protocol. A missing batch axis is added. Where `edgeward tune` has found how the model runs
-    best on this device, it runs so.
+    INPUT is one or more pictures, WAV or other files, where the bundle (or --processing) says what becomes of them; or one
+    file of tensors: .npz with an array for each input, .npy for the only one, or .json: nested lists, an object of them by
+    input name, or a request of the Open Inference Protocol. A missing batch axis is added. Where `edgeward tune` has found how
+    the model runs best on this device, it runs so.
 
     \b
     Examples:
       edgeward predict flowers-1.0.0 rose.jpg
       edgeward predict flowers-1.0.0 rose.jpg --explain why.png
       edgeward predict model.onnx cat.png dog.png --processing model.toml --json
+      edgeward predict words-1.0.0 clip.wav
       edgeward predict digits-1.0.0 --input sample.npy
       edgeward predict model.onnx --input request.json --json
     """

@@ -67,14 +67,16 @@ def command(
 ) -> None:
     """Run a bundle, or an .onnx or .tflite file, on everything that comes from one place.
 
-    Items are pictures or tensors: new files of a directory, frames of a camera or video, lines of JSON on stdin, messages of
-    an MQTT topic. Each result is a line of JSON; an item that cannot be answered gets one with an error, and the stream goes
-    on, until Ctrl-C or SIGTERM. At the end, stderr says how many were answered, failed and dropped.
+    Items are pictures, audio or whatever the bundle opens, or tensors: new files of a directory, frames of a camera or video,
+    lines of JSON on stdin, messages of an MQTT topic. Each result is a line of JSON; an item that cannot be answered gets one
+    with an error, and the stream goes on, until Ctrl-C or SIGTERM. At the end, stderr says how many were answered, failed and
+    dropped.
 
     \b
     Examples:
       edgeward stream flowers-1.0.0 --from dir:inbox --to file:results.jsonl
       edgeward stream flowers-1.0.0 --from camera:0 --to mqtt:kitchen/seen --broker 192.168.1.5:1883
+      edgeward stream words-1.0.0 --from dir:recordings
       edgeward stream digits-1.0.0 --from stdin < requests.jsonl
       edgeward stream flowers-1.0.0 --from mqtt:cameras/+/frame --to mqtt:results --policy latest
     """

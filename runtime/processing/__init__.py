@@ -10,5 +10,6 @@ encoded picture comes. No engine, no file and no server may be known here.
 
 from runtime.processing.processor import Prepared, Processor
 from runtime.processing.results import Classes, Detections, Result
+from runtime.processing.steps import rows
 
-__all__ = ["Classes", "Detections", "Prepared", "Processor", "Result"]
+__all__ = ["Classes", "Detections", "Prepared", "Processor", "Result", "rows"]

@@ -14,7 +14,7 @@ from runtime.processing.numbers import Array
 from runtime.processing.opening import Given
 from runtime.processing.placing import Placement
 from runtime.processing.results import Result, results_of
-from runtime.processing.rows import batch, opens, rows
+from runtime.processing.steps import batch, opens, rows
 
 
 class Prepared(NamedTuple):

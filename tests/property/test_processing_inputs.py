@@ -41,7 +41,7 @@ from fleet_protocol.tensors import NUMPY_NAMES, TensorSpec
 from runtime.errors import InvalidInput, MalformedRequest
 from runtime.inputs import from_json, from_message
 from runtime.processing import Processor
-from runtime.processing.rows import rows
+from runtime.processing.steps import rows
 from tests.support.sounds import wav
 
 OPENERS: list[Opener] = [

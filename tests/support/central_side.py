@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from edgeward import connection
 from edgeward.broker import free_ports
@@ -86,10 +86,10 @@ def drain(process: subprocess.Popen[str]) -> None:
     threading.Thread(target=read, daemon=True).start()
 
 
-def edgeward(*arguments: object, timeout_s: float = WAIT_S) -> subprocess.CompletedProcess[str]:
+def edgeward(*arguments: object, stdin: IO[bytes] | None = None, timeout_s: float = WAIT_S) -> subprocess.CompletedProcess[str]:
     """One command, as a user runs it."""
     command = [sys.executable, "-m", "edgeward", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+    return subprocess.run(command, stdin=stdin, capture_output=True, text=True, timeout=timeout_s)
 
 
 @contextmanager

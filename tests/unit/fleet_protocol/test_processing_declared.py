@@ -13,14 +13,29 @@ from fleet_protocol.errors import MalformedMessage, ProtocolError
 from fleet_protocol.manifest import Manifest, decode_manifest, encode_manifest
 from fleet_protocol.processing import (
     Arrange,
+    Audio,
+    Bytes,
     Cast,
+    Clip,
+    Dct,
     Decode,
+    Ends,
+    FitLength,
+    Frames,
     InputProcessing,
+    Log,
+    Mel,
+    Normalise,
     Processing,
+    Reshape,
     Resize,
     ResultProcessing,
     Scale,
+    Spectrum,
+    Tensor,
     TopK,
+    Transpose,
+    Window,
     decode_processing,
 )
 from fleet_protocol.processing_fit import check_processing
@@ -121,6 +136,80 @@ def test_steps_that_do_not_lead_to_the_models_input_are_refused(steps: tuple[Any
         check(*steps)
 
 
+ANY = TensorSpec(name="x", datatype="FP32", shape=(-1, -1))
+TWO = TensorSpec(name="x", datatype="FP32", shape=(-1, -1, -1))
+SOUND = Audio(rate=16_000)
+MATRIX = Tensor(shape=(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ((Scale(divide=2),), "must begin with the step 'decode', 'tensor', 'audio' or 'bytes'"),
+        ((SOUND, Tensor(shape=(2,))), "opens what comes, so it comes first"),
+        ((Tensor(shape=(-1, 20_000_000)),), "at most 16777216 numbers"),
+        ((SOUND, Resize(height=8, width=8)), "is for pictures, which begin with the step 'decode'"),
+        ((SOUND, Arrange(order="NCHW")), "is for pictures; take 'transpose' or 'reshape'"),
+        ((Decode(), FitLength(length=3)), "axes of a picture are ordered with 'layout'"),
+        ((Decode(), Log()), "is for numbers, audio and bytes"),
+        ((SOUND, Clip()), "wants 'low', 'high' or both"),
+        ((SOUND, Clip(low=1, high=1)), "the lower one first; it has 1"),
+        ((SOUND, Normalise(mean=(1, 2), std=(1,))), "2 means and 1 stds for . places"),
+        ((MATRIX, Normalise(mean=(1, 2, 3), std=(1,))), "3 means and 1 stds for 4 places"),
+        ((SOUND, FitLength(length=3, axis=1)), "names the axis 1; there are 1, counted from 0"),
+        ((Bytes(), FitLength(length=3, fill=256)), "fills with 256, which is no UINT8"),
+        ((Bytes(), FitLength(length=3, fill=0.5)), "fills with 0.5, which is no UINT8"),
+        ((Tensor(shape=(-1,), datatype="INT64"), FitLength(length=3, fill=0.5)), "which is no INT64"),
+        ((MATRIX, Reshape(shape=(-1, -1))), "leaves 2 sizes open"),
+        ((MATRIX, Reshape(shape=(5, -1))), r"cannot make \[5, -1\] of \[3, 4\], which has 12 numbers"),
+        ((MATRIX, Reshape(shape=(3, 3))), r"cannot make \[3, 3\]"),
+        ((MATRIX, Reshape(shape=(0, -1))), r"cannot make \[0, -1\]"),
+        ((MATRIX, Transpose(axes=(0, 0))), r"names the axes \[0, 0\]; there are 2, each to be named once"),
+        ((SOUND, Ends(first=1, last=1)), "is for bytes, so it must come right after 'bytes'"),
+        ((Bytes(), Cast(datatype="INT32"), Ends(first=1, last=1)), "must come right after 'bytes'"),
+        ((Bytes(), Ends(first=0, last=0)), "keeps 0 and 0 bytes"),
+        ((Bytes(), Ends(first=5000, last=0)), "none beyond 'block'"),
+        ((MATRIX, Frames(length=2, hop=1)), "works on samples of 1 dimensions"),
+        ((SOUND, Window()), "works on frames of 2 dimensions"),
+        ((Tensor(shape=(3,)), Frames(length=4, hop=1)), "makes frames of 4 out of 3 samples"),
+        ((Tensor(shape=(2,)), Frames(length=4, hop=1, pad="reflect")), "makes frames of 4 out of 2 samples"),
+        ((Tensor(shape=(1_000_000,)), Frames(length=65_536, hop=1)), "at most 16777216 numbers"),
+        ((MATRIX, Window(length=5)), "a window of 5 where there is room for 4"),
+        ((MATRIX, Spectrum(size=5)), "has the size 5; wanted an even one"),
+        ((MATRIX, Spectrum(size=2)), "a frame of 4 where there is room for 2"),
+        ((Tensor(shape=(3, -1)), Spectrum()), "has the size -1"),
+        ((SOUND, Frames(length=4, hop=1), Spectrum(), Mel(rate=8000, bands=2)), "a rate of 8000, and the audio has 16000"),
+        ((Tensor(shape=(3, 1)), Mel(rate=8000, bands=2)), "must come after 'spectrum'"),
+        ((MATRIX, Mel(rate=8000, bands=2, low=4000)), "reaches from 4000 to 4000 Hz; a rate of 8000 has 4000"),
+        ((MATRIX, Mel(rate=8000, bands=2, high=4001)), "reaches from 0 to 4001"),
+        ((MATRIX, Log(floor=0)), "wants a 'floor' or 'add' above 0"),
+        ((MATRIX, Dct(coefficients=5)), "a number of coefficients of 5 where there is room for 4"),
+        ((MATRIX, Cast(datatype="FP64")), r"x: FP64\[., 3, 4\]; the model wants"),
+    ],
+)
+def test_steps_on_numbers_and_signals_that_do_not_belong_together_are_refused(steps: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(MalformedMessage, match=message):
+        check(*steps, spec=TWO if MATRIX in steps else ANY)
+
+
+@pytest.mark.parametrize(
+    ("steps", "spec"),
+    [
+        ((SOUND,), ANY),
+        ((Tensor(shape=(5,), datatype="FP64"), Normalise(mean=(1, 2, 3, 4, 5), std=(1,)), Cast(datatype="FP32")), ANY),
+        (
+            (SOUND, FitLength(length=16_000), Frames(length=480, hop=320)),
+            TensorSpec(name="x", datatype="FP32", shape=(1, 49, 480)),
+        ),
+        ((MATRIX, Reshape(shape=(-1, 2))), TensorSpec(name="x", datatype="FP32", shape=(-1, 6, 2))),
+        ((Bytes(), Ends(first=3, last=4)), TensorSpec(name="x", datatype="INT32", shape=(-1, 7))),
+        ((Tensor(shape=()),), TensorSpec(name="x", datatype="FP32", shape=(-1,))),
+    ],
+)
+def test_steps_that_lead_to_the_models_input_are_taken(steps: tuple[Any, ...], spec: TensorSpec) -> None:
+    check(*steps, spec=spec)
+
+
 def test_means_are_one_for_each_channel() -> None:
     content = TOML.replace('{ step = "scale", divide = 15 }', '{ step = "normalise", mean = [1, 2, 3], std = [1] }')
     with pytest.raises(MalformedMessage, match="3 means and 1 stds for 1 channels"):
@@ -132,6 +221,8 @@ def test_means_are_one_for_each_channel() -> None:
     [
         ({"steps": [{"step": "top_k"}, {"step": "softmax"}]}, "must be its last step"),
         ({"tensor": "found", "steps": [{"step": "top_k"}]}, "wants .batch, classes.; found has 3"),
+        ({"tensor": "found", "steps": [{"step": "threshold", "at": 0}]}, "'threshold' wants .batch, classes."),
+        ({"steps": [{"step": "threshold", "at": 0}, {"step": "softmax"}]}, "'threshold' must be its last step"),
         ({"tensor": "scores", "steps": [{"step": "boxes", "form": "xyxy"}]}, "3 dimensions"),
         ({"tensor": "found", "steps": [{"step": "boxes", "form": "xyxy", "scores": "nothing"}]}, "'nothing'"),
         (

@@ -38,7 +38,7 @@ from fleet_protocol.tensors import DataType, TensorSpec
 from runtime.errors import InvalidInput
 from runtime.inputs import from_files, from_json, from_message
 from runtime.processing import Classes, Detections, Processor
-from runtime.processing.rows import rows
+from runtime.processing.steps import rows
 from tests.support.sounds import tone, wav
 
 

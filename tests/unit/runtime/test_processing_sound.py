@@ -27,8 +27,8 @@ from fleet_protocol.processing import (
     Tensor,
     Window,
 )
-from runtime.processing.rows import processed, rows
 from runtime.processing.sound import heard, to_hertz, to_mel
+from runtime.processing.steps import processed, rows
 
 GOLDEN = Path(__file__).parents[2] / "support" / "sound_golden.npz"
 RATE = 16_000
