@@ -20,6 +20,14 @@ from converters.tflite.source import Node, Prepared
 
 FLOAT: Final = np.dtype(np.float32)
 
+NARROW: Final = (np.int8, np.uint8, np.int16)
+"""Integers that TFLite takes for quantized numbers where it computes, and ends the process when they have no scale."""
+
+_MOVES: Final = frozenset(
+    {"CAST", "CONCATENATION", "GATHER", "RESHAPE", "SLICE", "SPLIT", "SPLIT_V", "STRIDED_SLICE", "TRANSPOSE"}
+)
+"""What TFLite does with narrow integers as they are."""
+
 
 @dataclass(frozen=True)
 class Value:
@@ -114,6 +122,9 @@ class Emission:
         if dtype is None:
             assert inputs[0] is not None
             dtype = inputs[0].dtype
+        _refuse_narrow(kind, inputs)
+        if 0 in shape.sizes:
+            raise UnsupportedForm("its result has no elements, which TFLite does not store")
         made = Tensor(name or kind.lower(), shape, dtype)
         self.graph.operations.append(Operation(kind, list(inputs), [made], options))
         return made
@@ -131,6 +142,13 @@ class Emission:
         made = [Tensor(kind.lower(), shape, dtype) for shape in shapes]
         self.graph.operations.append(Operation(kind, list(inputs), made, options))
         return list(made)
+
+    def add_pair(self, kind: str, inputs: Sequence[Tensor], shape: Shape, second: np.dtype[Any]) -> tuple[Tensor, Tensor]:
+        """A new operation with two results of one shape: the first of its input's type, the second of another."""
+        made = Tensor(kind.lower(), shape, inputs[0].dtype), Tensor(f"{kind.lower()}/places", shape, second)
+        _refuse_narrow(kind, inputs)
+        self.graph.operations.append(Operation(kind, list(inputs), list(made), {}))
+        return made
 
     def like(self, kind: str, inputs: Sequence[Tensor | None], **options: Any) -> Tensor:  # noqa: ANN401
         """A new operation whose result has its first input's shape and type."""
@@ -214,6 +232,16 @@ class Emission:
         return self._moved[key]
 
 
+def _refuse_narrow(kind: str, inputs: Sequence[Tensor | None]) -> None:
+    narrow = next((each.dtype for each in inputs if each is not None and each.dtype in NARROW), None)
+    if narrow is not None and kind not in _MOVES:
+        raise UnsupportedForm(f"computing with {narrow} has no form. Cast it to int32 or float32 first")
+
+
+class UnsupportedForm(ValueError):
+    """What an operation cannot be given, said before it is known which node asks."""
+
+
 def _permutation(order: Layout, layout: Layout, wide: set[int]) -> tuple[int, ...]:
     """Stored positions in the new order: that of `layout`, with axes of size 1 put where it has such, else last."""
     spare = [at for at, axis in enumerate(order) if axis not in wide]
@@ -246,6 +274,10 @@ class Call:
         """Whether the optional input is given."""
         return index < len(self.node.inputs) and bool(self.node.inputs[index])
 
+    def has_output(self, index: int) -> bool:
+        """Whether the optional output is wanted."""
+        return index < len(self.node.outputs) and bool(self.node.outputs[index])
+
     def value(self, index: int = 0) -> Value:
         """An input that must be given."""
         name = self.node.inputs[index]
@@ -260,12 +292,14 @@ class Call:
     def constant(self, index: int, what: str) -> Array:
         """An input whose elements must be known now."""
         name = self.node.inputs[index]
-        found = self.emission.prepared.constants.get(name)
-        if found is None:
+        if name not in self.emission.prepared.constants:
+            data = self.value(index).tensor.data  # what passes a constant on has one too
+            if data is not None and self.value(index).layout == identity(data.ndim):
+                return data
             raise self.unsupported(f"its {what} {name!r} are computed at run time; export them as constants")
         if name in self.emission.prepared.varying or not self.emission.prepared.shapes[name].is_fixed:
             raise self.unsupported(f"its {what} {name!r} depend on the number of samples. Export it with a fixed number")
-        return found
+        return self.emission.prepared.constants[name]
 
     def optional(self, index: int, what: str) -> Array | None:
         """A constant input, or None where it is left out."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from converters.errors import RecipeFailed, UnsupportedOperator
-from converters.tflite.emission import Call, Emission, Value
+from converters.tflite.emission import Call, Emission, UnsupportedForm, Value
 from converters.tflite.graph import Graph, Tensor
 from converters.tflite.operators import TABLE
 from converters.tflite.passes import finish
@@ -56,6 +56,8 @@ def _emit_node(emission: Emission, node: Node) -> None:
     before = len(emission.graph.operations)
     try:
         results = TABLE[node.op](call)
+    except UnsupportedForm as error:
+        raise call.unsupported(str(error)) from error
     except (KeyError, IndexError, ValueError, AssertionError) as error:
         raise call.unsupported(f"it has a form that is not understood ({type(error).__name__}: {error})") from error
     made = {id(tensor) for operation in emission.graph.operations[before:] for tensor in operation.outputs}
@@ -68,16 +70,18 @@ def _emit_node(emission: Emission, node: Node) -> None:
 
 def _put_outputs(emission: Emission, watch: Sequence[str]) -> None:
     taken = {id(tensor) for _, tensor in emission.graph.inputs}
+    if all(emission.get(name).is_constant for name in emission.prepared.outputs):
+        raise RecipeFailed("answers with constants only, whatever it is given")
     for name in dict.fromkeys((*emission.prepared.outputs, *watch)):
         tensor = emission.plain(emission.get(name))
-        if tensor.data is not None:
-            raise RecipeFailed(f"answers {name!r} with a constant, whatever it is given")
-        if id(tensor) in taken:
+        if 0 in tensor.shape.sizes:
+            raise RecipeFailed(f"answers {name!r} without elements, which TFLite does not store")
+        if tensor.data is not None or id(tensor) in taken:  # a signature wants one computed tensor a name
             tensor = _copy(emission, tensor)
         taken.add(id(tensor))
         emission.graph.outputs.append((name, tensor))
 
 
 def _copy(emission: Emission, tensor: Tensor) -> Tensor:
-    """Another tensor of the same elements: a signature wants one tensor a name."""
+    """Another tensor of the same elements."""
     return emission.like("RESHAPE", [tensor, emission.integers(tensor.shape.signature)])

@@ -45,12 +45,15 @@ _OPTIONS: Final = {
     "MAXIMUM": "MaximumMinimumOptions", "MAX_POOL_2D": "Pool2DOptions", "MEAN": "ReducerOptions",
     "MINIMUM": "MaximumMinimumOptions", "MIRROR_PAD": "MirrorPadOptions", "MUL": "MulOptions", "NEG": "NegOptions",
     "NOT_EQUAL": "NotEqualOptions", "PAD": "PadOptions", "PADV2": "PadV2Options", "POW": "PowOptions",
+    "REDUCE_ALL": "ReducerOptions", "REDUCE_ANY": "ReducerOptions",
     "REDUCE_MAX": "ReducerOptions", "REDUCE_MIN": "ReducerOptions", "REDUCE_PROD": "ReducerOptions",
-    "RESHAPE": "ReshapeOptions", "RESIZE_BILINEAR": "ResizeBilinearOptions",
-    "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions", "SELECT_V2": "SelectV2Options", "SHAPE": "ShapeOptions",
+    "RESHAPE": "ReshapeOptions", "REVERSE_SEQUENCE": "ReverseSequenceOptions", "RESIZE_BILINEAR": "ResizeBilinearOptions",
+    "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions", "SCATTER_ND": "ScatterNdOptions", "SELECT_V2": "SelectV2Options",
+    "SHAPE": "ShapeOptions",
     "SIGN": "SignOptions", "SLICE": "SliceOptions", "SOFTMAX": "SoftmaxOptions", "SPACE_TO_DEPTH": "SpaceToDepthOptions",
     "SPLIT": "SplitOptions", "SPLIT_V": "SplitVOptions", "SQUARED_DIFFERENCE": "SquaredDifferenceOptions",
     "STRIDED_SLICE": "StridedSliceOptions", "SUB": "SubOptions", "SUM": "ReducerOptions", "TILE": "TileOptions",
+    "TOPK_V2": "TopKV2Options",
     "TRANSPOSE": "TransposeOptions", "TRANSPOSE_CONV": "TransposeConvOptions",
 }  # fmt: skip
 """Each kind's options table; kinds that are not here have none."""

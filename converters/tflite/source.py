@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from converters.errors import RecipeFailed
+from converters.tflite.rewriting import taken_apart
 from converters.tflite.shapes import Shape
 
 Array = NDArray[Any]
@@ -88,10 +89,25 @@ def simplified(model: onnx.ModelProto, samples: int | None) -> onnx.ModelProto:
         for value in fixed.graph.output:  # said anew by shape inference
             value.type.tensor_type.ClearField("shape")
     try:
-        return onnx.shape_inference.infer_shapes(_optimised(fixed), data_prop=True)
+        return _rewritten(fixed)
     except Exception as error:  # onnxruntime and onnx raise their own kinds, without a common root
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RecipeFailed(f"cannot be simplified for a fixed number of samples: {first.rstrip('.')}") from error
+
+
+def _rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Simplified, with all operators taken apart that have a rule: before constants are folded, and again after."""
+    simple = _optimised(_all_taken_apart(model) or model)
+    again = _all_taken_apart(simple)
+    return onnx.shape_inference.infer_shapes(simple if again is None else _optimised(again), data_prop=True)
+
+
+def _all_taken_apart(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Also those whose shapes are only known once others are taken apart; None where there are none."""
+    found = None
+    while (again := taken_apart(onnx.shape_inference.infer_shapes(found or model, data_prop=True))) is not None:
+        found = again
+    return found
 
 
 def _optimised(model: onnx.ModelProto) -> onnx.ModelProto:

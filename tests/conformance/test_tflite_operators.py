@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
 from converters.tflite.operators import TABLE
-from tests.support.tflite_cases import SAMPLES, Array, Case, assert_agree, graph
+from converters.tflite.rewriting import RULES
+from tests.support.tflite_cases import SAMPLES, Array, Case, Dims, assert_agree, graph
 
 N = SAMPLES
 IMAGE = (N, 4, 6, 5)
@@ -27,6 +30,15 @@ UNARY = [
     "Abs", "Ceil", "Celu", "Cos", "Elu", "Exp", "Floor", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Mish", "Neg",
     "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Tanh", "ThresholdedRelu",
 ]  # fmt: skip
+
+EQUATIONS: dict[str, list[Dims]] = {
+    "bij,bjk->bik": [(N, 3, 4), (N, 4, 5)], "bij,jk->bik": [(N, 3, 4), (4, 5)],
+    "bqhd,bkhd->bhqk": [(N, 3, 2, 4), (N, 5, 2, 4)], "bhqk,bkhd->bqhd": [(N, 2, 3, 5), (N, 5, 2, 4)],
+    "nchw,nchw->nc": [IMAGE, IMAGE], "bi,bj->bij": [(N, 3), (N, 4)], "bij->bji": [VOLUME], "bij->b": [VOLUME],
+    "bij,bij->bij": [VOLUME, VOLUME], "...ij,jk": [IMAGE, (5, 2)],
+    "nkctv,kvw->nctw": [(N, 2, 3, 4, 5), (2, 5, 5)],
+    "bi,ij,bj->b": [(N, 3), (3, 4), (N, 4)], "bhwc,hkc->bhwk": [(N, 2, 3, 4), (2, 5, 4)],
+}  # fmt: skip
 
 CASES = [
     *(Case(op, [IMAGE], opset=18) for op in UNARY),
@@ -53,6 +65,20 @@ CASES = [
     Case("Softmax", [VOLUME], attributes={"axis": -1}, name="last"),
     Case("Softmax", [(N, 5)], opset=11, name="opset11"),
     Case("LogSoftmax", [IMAGE], attributes={"axis": 1}),
+    *(Case(op, [IMAGE]) for op in ("Atan", "Cosh", "Erf", "Asinh", "Shrink", "Sinh")),
+    *(Case(op, [IMAGE], low=-0.9, high=0.9) for op in ("Acos", "Asin", "Atanh", "Tan")),
+    Case("Acosh", [IMAGE], low=1.1),
+    Case("Erf", [IMAGE], low=-6.0, high=6.0, name="wide"),
+    Case("Shrink", [IMAGE], attributes={"lambd": 1.0, "bias": 0.5}, name="soft"),
+    Case("IsInf", [IMAGE]),
+    Case("IsInf", [IMAGE], attributes={"detect_negative": 0}, name="positive"),
+    Case("Dropout", [IMAGE], outputs=2, opset=13, name="mask"),
+    Case("Clip", [IMAGE, (), ()], opset=13, low=-1.0, name="computed"),
+    Case("Softmax", [IMAGE], attributes={"axis": 1}, opset=11, name="several-axes"),
+    Case("Softmax", [VOLUME], opset=9, name="opset9"),
+    Case("LogSoftmax", [IMAGE], attributes={"axis": 2}, opset=11, name="several-axes"),
+    Case("Hardmax", [IMAGE], attributes={"axis": 1}),
+    Case("Hardmax", [VOLUME], opset=11, name="several-axes"),
     # two operands
     *(Case(op, [IMAGE, IMAGE]) for op in ("Add", "Sub", "Mul", "Max", "Min", "Sum", "Mean")),
     *(Case(op, [IMAGE, (N, 4, 1, 1)], name="channels") for op in ("Add", "Sub", "Mul")),
@@ -71,6 +97,14 @@ CASES = [
     Case("Div", [IMAGE, IMAGE], low=0.5),
     Case("Div", [(N, 3)], {1: np.array([2, 2, 2], np.int32)}, dtype=np.int32, low=-9, high=9, name="int32"),
     Case("Mod", [(N, 3)], {1: ints(2, 3, 4)}, dtype=np.int64, low=-9, high=9),
+    Case("Mod", [(N, 3)], {1: ints(2, -3, 4)}, {"fmod": 1}, dtype=np.int64, low=-9, high=9, name="fmod-int64"),
+    Case("Mod", [(N, 3)], {1: np.array([2, -3, 4], np.float32)}, {"fmod": 1}, low=-9, high=9, name="fmod"),
+    Case("Div", [(N, 3)], {1: ints(2, -3, 4)}, dtype=np.int64, low=-9, high=9, name="int64"),
+    Case("Pow", [(N, 3)], {1: ints(2)}, dtype=np.int64, low=-9, high=9, name="int64"),
+    Case("Pow", [(N, 3)], {1: np.array(2, np.float32)}, dtype=np.int64, low=-9, high=9, name="int64-by-float"),
+    Case("Pow", [IMAGE, IMAGE], low=0.1, name="computed"),
+    *(Case(op, [(N, 3), (N, 3)], dtype=np.uint8, low=1, high=200, name="uint8") for op in ("Add", "Sub", "Mul", "Div")),
+    *(Case(op, [(N, 3), (N, 3)], dtype=np.int8, low=-9, high=9, name="int8") for op in ("Add", "Greater", "Equal")),
     Case("Pow", [IMAGE], {1: np.float32(2)}, name="square"),
     Case("Pow", [IMAGE], {1: np.float32(0.5)}, low=0.1, name="root"),
     Case("Pow", [IMAGE], {1: np.float32(-0.5)}, low=0.1, name="inverse-root"),
@@ -82,6 +116,8 @@ CASES = [
     Case("PRelu", [IMAGE], {1: numbers(4, 1, 1)}),
     Case("PRelu", [IMAGE], {1: numbers(1)}, name="one"),
     Case("PRelu", [(N, 5)], {1: numbers(5)}, name="rows"),
+    Case("PRelu", [IMAGE, (4, 1, 1)], name="computed"),
+    Case("PRelu", [(2, 3, 4)], {1: numbers(2, 3, 4)}, name="each"),
     # windows
     Case("Conv", [IMAGE], {1: numbers(3, 4, 3, 3), 2: numbers(3)}, {"pads": [1, 1, 1, 1]}, name="same"),
     Case("Conv", [IMAGE], {1: numbers(3, 4, 3, 3)}, name="valid"),
@@ -103,6 +139,23 @@ CASES = [
     Case("ConvTranspose", [IMAGE], {1: numbers(4, 3, 3, 3)}, {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, name="same"),
     Case("ConvTranspose", [IMAGE], {1: numbers(4, 3, 2, 2)}, {"strides": [3, 3], "output_padding": [1, 2]}, name="gaps"),
     Case("ConvTranspose", [(N, 3, 5)], {1: numbers(3, 2, 4)}, {"strides": [2], "pads": [1, 1]}, name="1d"),
+    Case("ConvTranspose", [IMAGE], {1: numbers(4, 2, 3, 3), 2: numbers(4)}, {"group": 2, "strides": [2, 2]}, name="grouped"),
+    Case("ConvTranspose", [IMAGE], {1: numbers(4, 1, 4, 4), 2: numbers(4)},
+         {"group": 4, "strides": [2, 2], "pads": [1, 1, 1, 1]}, name="depthwise"),
+    Case("ConvTranspose", [IMAGE], {1: numbers(4, 2, 3, 2)}, {"group": 4, "strides": [1, 2]}, name="multiplied"),
+    Case("ConvTranspose", [IMAGE], {1: numbers(4, 3, 3, 3)}, {"dilations": [2, 1], "pads": [1, 0, 1, 0]}, name="dilated"),
+    Case("ConvTranspose", [IMAGE], {1: numbers(4, 3, 2, 2), 2: numbers(3)},
+         {"strides": [3, 3], "output_padding": [1, 2]}, name="biased-gaps"),
+    Case("ConvTranspose", [IMAGE], {1: numbers(4, 3, 3, 3), 2: numbers(3)},
+         {"strides": [3, 2], "output_shape": [20, 12]}, name="shape"),
+    Case("ConvTranspose", [(N, 4, 5)], {1: numbers(4, 1, 4)}, {"group": 4, "strides": [2]}, name="1d-depthwise"),
+    Case("MaxPool", [IMAGE], attributes={"kernel_shape": [2, 2], "dilations": [2, 2]}, name="dilated"),
+    Case("MaxPool", [IMAGE], attributes={"kernel_shape": [3, 2], "dilations": [2, 1], "pads": [1, 0, 2, 1], "strides": [2, 2]},
+         name="dilated-border"),
+    Case("AveragePool", [IMAGE], attributes={"kernel_shape": [2, 2], "dilations": [2, 3]}, opset=19, name="dilated"),
+    *(Case("LpPool", [IMAGE], attributes={"kernel_shape": [2, 3], "p": p, "pads": [1, 1, 0, 0]}, name=f"p{p}")
+      for p in (1, 2, 3)),
+    *(Case("GlobalLpPool", [IMAGE], attributes={"p": p}, name=f"p{p}") for p in (1, 2, 3)),
     Case("MaxPool", [IMAGE], attributes={"kernel_shape": [2, 2], "strides": [2, 2]}),
     Case("MaxPool", [IMAGE], attributes={"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}, name="border"),
     Case("MaxPool", [IMAGE], attributes={"kernel_shape": [3, 3], "strides": [2, 2], "pads": [2, 2, 2, 2]}, name="wide-border"),
@@ -132,7 +185,17 @@ CASES = [
     Case("MatMul", [(N, 2, 3, 4), (N, 2, 4, 5)], name="heads"),
     Case("MatMul", [(N, 3, 4)], {0: numbers(2, 3)}, name="constant-left"),
     Case("MatMul", [(N, 3, 4)], {1: numbers(1, 4, 5)}, name="stack"),
+    Case("MatMul", [IMAGE], {1: numbers(5)}, name="vector"),
+    Case("MatMul", [VOLUME], {0: numbers(3)}, name="vector-first"),
+    Case("MatMul", [(5,), (5,)], name="two-vectors"),
+    *(
+        Case("Einsum", shapes, attributes={"equation": equation}, name=equation)
+        for equation, shapes in EQUATIONS.items()
+    ),
     # reductions
+    *(Case(op, [(N, 3, 4)], {1: ints(1)}, dtype=np.bool_, opset=20, name="truths") for op in ("ReduceMax", "ReduceMin")),
+    *(Case(op, [IMAGE], attributes={"axis": 1, "select_last_index": 1, "keepdims": keep}, name=f"last{keep}")
+      for op in ("ArgMax", "ArgMin") for keep in (0, 1)),
     *(Case(op, [IMAGE], attributes={"axes": [2, 3]}, name="image")
       for op in ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2")),
     *(Case(op, [IMAGE], attributes={"axes": [1], "keepdims": 0}, name="channels")
@@ -152,6 +215,17 @@ CASES = [
     Case("InstanceNormalization", [IMAGE], {1: numbers(4), 2: numbers(4)}),
     Case("LayerNormalization", [VOLUME], {1: numbers(4), 2: numbers(4)}),
     Case("LayerNormalization", [IMAGE], {1: numbers(4, 6, 5)}, {"axis": 1}, name="image"),
+    Case("LayerNormalization", [VOLUME], {1: numbers(4), 2: numbers(4)}, outputs=3, name="with-means"),
+    *(Case("LpNormalization", [IMAGE], attributes={"axis": axis, "p": p}, name=f"{axis}-{p}")
+      for axis in (1, -1) for p in (1, 2)),
+    Case("GroupNormalization", [IMAGE], {1: numbers(4), 2: numbers(4)}, {"num_groups": 2}, opset=21),
+    Case("GroupNormalization", [VOLUME], {1: numbers(3), 2: numbers(3)}, {"num_groups": 3}, opset=21, name="1d"),
+    Case("MeanVarianceNormalization", [IMAGE], attributes={"axes": [2, 3]}),
+    Case("Attention", [(N, 2, 3, 4), (N, 2, 5, 4), (N, 2, 5, 4)], opset=23),
+    Case("Attention", [(N, 2, 3, 4)] * 3, attributes={"is_causal": 1}, opset=23, name="causal"),
+    Case("Attention", [(N, 3, 8)] * 3, attributes={"q_num_heads": 2, "kv_num_heads": 2}, opset=23, name="3d"),
+    Case("RotaryEmbedding", [(N, 2, 3, 4), (N, 3, 2), (N, 3, 2)], opset=23),
+    Case("CenterCropPad", [IMAGE], {1: ints(4, 7)}, {"axes": [2, 3]}, opset=18),
     Case("RMSNormalization", [VOLUME], {1: numbers(4)}, opset=23),
     Case("LRN", [IMAGE], attributes={"size": 3, "alpha": 0.5}),
     # shapes
@@ -204,7 +278,49 @@ CASES = [
     Case("Pad", [IMAGE], {1: ints(0, 0, 2, 1, 0, 0, 1, 2)}, {"mode": "reflect"}, name="reflect"),
     Case("Pad", [IMAGE], {1: ints(0, 0, 1, 1, 0, 0, 1, 0)}, {"mode": "edge"}, name="edge"),
     Case("Pad", [IMAGE], attributes={"pads": [0, 0, 1, 2, 0, 0, 0, 1], "value": 0.5}, opset=9, name="opset9"),
+    Case("Gather", [VOLUME, (2,)], name="computed", dtype=np.int64, low=-3, high=2, attributes={"axis": 1}),
+    *(Case("Pad", [IMAGE], {1: ints(0, 1, 2, 2, 0, 0, 1, 3)}, {"mode": mode}, opset=19, name=f"{mode}-wide")
+      for mode in ("edge", "wrap", "reflect")),
+    Case("Pad", [IMAGE], {1: ints(0, 0, -1, 2, 0, 0, 0, -1), 2: np.float32(0.5)}, name="cut"),
+    Case("Pad", [IMAGE], {1: ints(0, 0, -1, 2, 0, 0, 0, -1)}, {"mode": "edge"}, name="cut-edge"),
+    Case("GatherND", [(4, 3)], {1: np.array([[0, 1], [3, -1]], np.int64)}),
+    Case("GatherElements", [(4, 3)], {1: np.array([[0, 1, -1], [3, 0, 0]], np.int64)}),
+    Case("ScatterND", [(5, 3), (2, 3)], {1: np.array([[1], [-1]], np.int64)}, name="rows"),
+    *(Case("ScatterND", [(5,), (2,)], {1: np.array([[1], [3]], np.int64)}, {"reduction": how}, opset=18, name=how)
+      for how in ("add", "mul", "max", "min")),
+    Case("ScatterND", [(5,), (3,)], {1: np.array([[1], [3], [1]], np.int64)}, {"reduction": "add"}, opset=18, name="add-twice"),
+    Case("ScatterElements", [(2, 3), (2, 2)], {1: np.array([[1, 0], [2, -3]], np.int64)}, {"axis": 1}),
+    Case("Scatter", [(2, 3), (2, 2)], {1: np.array([[1, 0], [2, 1]], np.int64)}, {"axis": 1}, opset=9),
+    *(Case("TopK", [VOLUME], {1: ints(2)}, {"axis": axis, "largest": largest}, outputs=2, name=f"{axis}-{largest}")
+      for axis in (1, -1) for largest in (0, 1)),
+    Case("TopK", [(N, 5)], {1: ints(3)}, outputs=2, opset=10, name="opset10"),
+    *(Case("OneHot", [(N, 3)], {1: ints(4), 2: numbers(2)}, {"axis": axis}, dtype=np.int64, low=-4, high=4, name=f"axis{axis}")
+      for axis in (-1, 1)),
+    *(Case("Trilu", [IMAGE], {1: np.array(k, np.int64)}, {"upper": upper}, name=f"{k}-{upper}")
+      for k in (-1, 0, 2) for upper in (0, 1)),
+    Case("ReverseSequence", [(4, 2, 3)], {1: ints(3, 2)}),
+    # sounds
+    Case("STFT", [(N, 40, 1)], {1: np.array(8, np.int64), 2: numbers(16), 3: np.array(16, np.int64)}),
+    Case("STFT", [(N, 40, 1)], {1: np.array(8, np.int64), 2: numbers(16)}, {"onesided": 0}, name="whole"),
+    Case("DFT", [(N, 12, 1)], attributes={"axis": 1, "onesided": 1}),
+    Case("DFT", [(N, 3, 8, 2)], attributes={"axis": 2}, name="complex"),
+    Case("DFT", [(N, 3, 8, 2)], attributes={"axis": 1, "inverse": 1}, name="inverse"),
     # images
+    *(
+        Case("Resize", [(N, 2, 4, 5)], {1: numbers(0), 2: np.array([1, 1, *scales], np.float32)},
+             {"mode": mode, "coordinate_transformation_mode": scheme, **more},
+             opset=19, name=f"{mode}-{scheme}-{scales[0]}-{len(more)}")
+        for mode, scheme, more in (
+            ("cubic", "half_pixel", {}), ("cubic", "align_corners", {}), ("cubic", "asymmetric", {"cubic_coeff_a": -0.5}),
+            ("cubic", "half_pixel", {"exclude_outside": 1}), ("cubic", "half_pixel", {"antialias": 1}),
+            ("linear", "half_pixel", {"antialias": 1}), ("linear", "half_pixel_symmetric", {}),
+        )
+        for scales in ((2, 3), (0.5, 0.7))
+    ),
+    Case("Resize", [(N, 2, 5)], {1: numbers(0), 2: np.array([1, 1, 2.3], np.float32)}, {"mode": "linear"}, name="1d-inexact"),
+    Case("Resize", [(1, 2, 4, 5)],
+         {1: np.array([0, 0, 0.2, 0.1, 1, 1, 0.9, 0.8], np.float32), 2: numbers(0), 3: ints(1, 2, 3, 6)},
+         {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}, name="crop"),
     *(
         Case("Resize", [(N, 2, 4, 5)], {1: numbers(0), 2: np.array([1, 1, *scales], np.float32)},
              {"mode": "nearest", "coordinate_transformation_mode": scheme, "nearest_mode": rounding},
@@ -237,6 +353,127 @@ def test_where_chooses_as_onnx_does() -> None:
     assert_agree(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
 
 
+def per_sample(*nodes: onnx.NodeProto, constants: dict[str, Array], result: tuple[int | str, ...]) -> onnx.ModelProto:
+    """Nodes that have [samples, 1], each sample's own number, beside the input x[samples, 3, 4] and these constants."""
+    counting = [
+        helper.make_node("Shape", ["x"], ["shape"], start=0, end=1),
+        helper.make_node("Squeeze", ["shape"], ["count"]),
+        helper.make_node("Range", ["zero", "count", "one"], ["every"]),
+        helper.make_node("Unsqueeze", ["every", "axis"], ["own"]),
+    ]
+    constants |= {"zero": np.array(0, np.int64), "one": np.array(1, np.int64), "axis": ints(1)}
+    values = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in (("x", (N, 3, 4)), ("y", result))
+    ]
+    stored = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    made = helper.make_graph([*counting, *nodes], "per-sample", values[:1], values[1:], stored)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_places_that_count_the_samples_are_picked_from_each() -> None:
+    nodes = [
+        helper.make_node("Mul", ["own", "step"], ["first"]),
+        helper.make_node("Add", ["first", "place"], ["places"]),
+        helper.make_node("GatherND", ["x", "places"], ["y"]),
+    ]
+    constants = {"step": np.array([[1, 0]], np.int64), "place": np.array([[0, 2]], np.int64)}
+    assert_agree(per_sample(*nodes, constants=constants, result=(N, 4)))
+
+
+def test_places_that_count_the_samples_are_put_into_each() -> None:
+    nodes = [
+        helper.make_node("Mul", ["own", "step"], ["first"]),
+        helper.make_node("Add", ["first", "place"], ["places"]),
+        helper.make_node("Slice", ["x", "zeros", "ones", "axis"], ["row"]),
+        helper.make_node("Squeeze", ["row", "axis"], ["update"]),
+        helper.make_node("ScatterND", ["x", "places", "update"], ["y"]),
+    ]
+    constants = {
+        "step": np.array([[1, 0]], np.int64), "place": np.array([[0, 2]], np.int64), "zeros": ints(0), "ones": ints(1),
+    }  # fmt: skip
+    assert_agree(per_sample(*nodes, constants=constants, result=(N, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "attributes"),
+    [
+        ("GatherND", ((4, 3), (2, 2)), {}),
+        ("GatherND", ((N, 3, 4), (N, 2, 1)), {"batch_dims": 1}),
+        ("GatherElements", ((N, 3, 4), (N, 3, 2)), {"axis": 2}),
+        ("GatherElements", ((N, 4, 4), (N, 2, 3)), {"axis": 1}),
+        ("Gather", ((N, 3, 4), (2,)), {"axis": 1}),
+    ],
+)
+def test_places_that_are_computed_may_count_from_the_end(op: str, shapes: tuple[Any, Any], attributes: dict[str, Any]) -> None:
+    inputs = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in zip("xi", shapes, strict=True)
+    ]
+    nodes = [
+        helper.make_node("Cast", ["i"], ["places"], to=7),
+        helper.make_node(op, ["x", "places"], ["y"], **attributes),
+    ]
+    made = helper.make_graph(nodes, "places", inputs, [helper.make_empty_tensor_value_info("y")])
+    assert_agree(
+        with_outputs(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)), low=-2.9, high=2.9
+    )
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "attributes"),
+    [
+        ("ScatterND", ((4, 3), (2, 1), (2, 3)), {}),
+        ("ScatterND", ((4, 3), (2, 2), (2,)), {"reduction": "add"}),
+        ("ScatterElements", ((4, 3), (2, 3), (2, 3)), {"reduction": "add"}),
+    ],
+)
+def test_elements_are_put_by_places_that_are_computed(op: str, shapes: tuple[Any, ...], attributes: dict[str, Any]) -> None:
+    names = ("x", "i", "u")
+    inputs = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in zip(names, shapes, strict=True)
+    ]
+    nodes = [
+        helper.make_node("Cast", ["i"], ["places"], to=7),
+        helper.make_node(op, ["x", "places", "u"], ["y"], **attributes),
+    ]
+    made = helper.make_graph(nodes, "places", inputs, [helper.make_empty_tensor_value_info("y")])
+    assert_agree(
+        with_outputs(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)),
+        low=-2.9,
+        high=2.9,
+        samples=(1,),
+    )
+
+
+def with_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with its outputs' shapes, as inference finds them."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    del model.graph.output[:]
+    model.graph.output.extend(inferred.graph.output)
+    return model
+
+
+def test_what_only_shapes_decide_is_a_constant() -> None:
+    nodes = [
+        helper.make_node("EyeLike", ["x"], ["unit"], k=1),
+        helper.make_node("Size", ["x"], ["elements"]),
+        helper.make_node("Cast", ["elements"], ["count"], to=1),
+        helper.make_node("Mul", ["x", "unit"], ["part"]),
+        helper.make_node("Add", ["part", "count"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [3, 4]) for name in ("x", "y")]
+    made = helper.make_graph(nodes, "shapes", values[:1], values[1:])
+    assert_agree(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+
+
+def test_an_output_may_be_a_constant() -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Identity", ["anchors"], ["z"])]
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [N, 3]) for name in ("x", "y")]
+    anchors = numpy_helper.from_array(numbers(5, 4), "anchors")
+    constant = helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [5, 4])
+    made = helper.make_graph(nodes, "anchors", values[:1], [values[1], constant], [anchors])
+    assert_agree(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+
+
 @pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
 @pytest.mark.parametrize("ways", [1, 2])
 def test_sequences_have_a_free_number_of_samples(op: str, ways: int) -> None:
@@ -258,4 +495,4 @@ def test_sequences_have_a_free_number_of_samples(op: str, ways: int) -> None:
 
 
 def test_every_operator_of_the_table_has_a_case() -> None:
-    assert set(TABLE) - {case.op for case in CASES} - {"Where", "Reshape"} == set()
+    assert (set(TABLE) | set(RULES)) - {case.op for case in CASES} - {"Where", "Reshape", "EyeLike", "Size"} == set()

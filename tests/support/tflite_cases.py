@@ -73,7 +73,11 @@ def graph(case: Case, *, moved: bool = False, fixed: int | None = None) -> onnx.
     inferred = onnx.shape_inference.infer_shapes(made)
     del made.graph.output[:]
     known = {value.name: value for value in (*inferred.graph.value_info, *inferred.graph.output)}
-    made.graph.output.extend(known[name] for name in outputs)
+    for name in outputs:
+        value = known[name]
+        if value.type.WhichOneof("value") is None:  # onnx infers nothing for some functions, which have their input's shape
+            value.type.CopyFrom(inputs[0].type)
+        made.graph.output.append(value)
     onnx.checker.check_model(made)
     return made
 

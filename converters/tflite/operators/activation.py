@@ -24,6 +24,7 @@ class Maths:
     """Short words for chains of operations on stored tensors of one shape."""
 
     def __init__(self, call: Call) -> None:
+        self._emission = call.emission
         self._add = call.emission.like
         self._scalar = call.emission.scalar
 
@@ -36,6 +37,14 @@ class Maths:
         other = right if isinstance(right, Tensor) else self._scalar(right)
         options = {} if kind in ("MAXIMUM", "MINIMUM") else {"fusedActivationFunction": Activation.NONE}
         return self._add(kind, [left, other], **options)
+
+    def inverse(self, tensor: Tensor) -> Tensor:
+        """1 / tensor."""
+        return self._emission.add("DIV", [self._scalar(1.0), tensor], tensor.shape, fusedActivationFunction=Activation.NONE)
+
+    def truth(self, kind: str, left: Tensor, right: Tensor) -> Tensor:
+        """A comparison."""
+        return self._add(kind, [left, right], dtype=np.dtype(np.bool_))
 
 
 def unary(kind: str, **options: Any) -> Callable[[Call], Value]:  # noqa: ANN401  # the schema's fields
@@ -125,6 +134,22 @@ def passed_on(call: Call) -> Value:
     return call.value()
 
 
+def dropout(call: Call) -> list[Value]:
+    """Dropout at inference: all is kept, which its mask says too."""
+    value = call.value()
+    if call.has(2) and bool(call.constant(2, "training_mode").any()) and _dropped(call) > 0:
+        raise call.unsupported("it is in training mode; export the model for inference")
+    if not call.has_output(1):
+        return [value]
+    tests = [Maths(call).truth(kind, value.tensor, value.tensor) for kind in ("EQUAL", "NOT_EQUAL")]
+    return [value, call.same(value, call.emission.like("LOGICAL_OR", tests))]
+
+
+def _dropped(call: Call) -> float:
+    """The share that training mode drops."""
+    return float(call.constant(1, "ratio").reshape(-1)[0]) if call.has(1) else 0.5
+
+
 def _elu(call: Call, maths: Maths, x: Tensor) -> Tensor:
     alpha = float(call.attribute("alpha", 1.0))
     return maths.unary("ELU", x) if alpha == 1 else _exponential(maths, x, alpha, 1.0, 1.0)
@@ -176,18 +201,17 @@ def _swish(call: Call, maths: Maths, x: Tensor) -> Tensor:
     return maths.two("MUL", x, maths.unary("LOGISTIC", inner))
 
 
-def _reciprocal(call: Call, _maths: Maths, x: Tensor) -> Tensor:
-    return call.emission.add("DIV", [call.emission.scalar(1.0), x], x.shape, fusedActivationFunction=Activation.NONE)
+def _reciprocal(_call: Call, maths: Maths, x: Tensor) -> Tensor:
+    return maths.inverse(x)
 
 
-def _thresholded(call: Call, _maths: Maths, x: Tensor) -> Tensor:
-    bound = call.emission.scalar(float(call.attribute("alpha", 1.0)))
-    above = call.emission.like("GREATER", [x, bound], dtype=np.dtype(np.bool_))
+def _thresholded(call: Call, maths: Maths, x: Tensor) -> Tensor:
+    above = maths.truth("GREATER", x, call.emission.scalar(float(call.attribute("alpha", 1.0))))
     return call.emission.like("SELECT_V2", [above, x, call.emission.scalar(0.0)], dtype=x.dtype)
 
 
-def _is_nan(call: Call, _maths: Maths, x: Tensor) -> Tensor:
-    return call.emission.like("NOT_EQUAL", [x, x], dtype=np.dtype(np.bool_))
+def _is_nan(_call: Call, maths: Maths, x: Tensor) -> Tensor:
+    return maths.truth("NOT_EQUAL", x, x)
 
 
 def cumsum(call: Call) -> Value:
@@ -236,5 +260,5 @@ TABLE: Final[Table] = {
     "ThresholdedRelu": composed(_thresholded),
     "IsNaN": composed(_is_nan),
     "Identity": passed_on,
-    "Dropout": passed_on,
+    "Dropout": dropout,
 }

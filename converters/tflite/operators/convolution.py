@@ -45,43 +45,79 @@ def conv_transpose(call: Call) -> Value:
     TRANSPOSE_CONV must be told its result's shape, which a free number of samples makes known at run time only: it would
     take the rest of the graph from the delegate. This form does the same work on operations that every engine has.
     """
-    image, weights = call.value(), _weights(call)
-    layout = image_layout(call, image)
-    if call.attribute("group", 1) != 1:
-        raise call.unsupported("a transposed convolution in groups has no form. Use one group")
-    if any(step != 1 for step in call.attribute("dilations", [1])):
-        raise call.unsupported("a dilated transposed convolution has no form")
-    one = [1] * (4 - image.rank)
-    stride = one + list(call.attribute("strides", [1] * (image.rank - 2)))
+    image, weights, groups = call.value(), _weights(call), call.attribute("group", 1)
+    layout, spatial = image_layout(call, image), image.rank - 2
+    wanted = call.result_shape().stored(layout)
+    one = [1] * (2 - spatial)
+    stride = one + list(call.attribute("strides", [1] * spatial))
     weights = weights.reshape(*weights.shape[:2], *one, *weights.shape[2:])
-    tensor = _phases(call, call.emission.stored(image, layout), weights, stride)
-    tensor = _interleaved(call, tensor, weights.shape[1], stride)
+    weights = _dilated(weights, one + list(call.attribute("dilations", [1] * spatial)))
     begin = [0] * len(one) + _cut(call, image, list(weights.shape[2 + len(one) :]), stride[len(one) :])
-    return call.result(_cut_out(call, tensor, begin, call.result_shape().stored(layout)), layout)
+    tensor = call.emission.stored(image, layout)
+    ends = [tensor.shape.sizes[1 + at] * stride[at] + _surplus(weights.shape[2 + at], stride[at]) for at in range(2)]
+    border = [[max(0, -begin[at]), max(0, begin[at] + wanted.sizes[1 + at] - ends[at])] for at in range(2)]
+    bias, late = _bias_numbers(call, groups * weights.shape[1]), any(map(any, border))
+    tensor = _phases(call, tensor, weights, stride, np.zeros_like(bias) if late else bias)
+    tensor = _interleaved(call, tensor, groups * weights.shape[1], stride)
+    if late:  # beyond all windows there is the bias alone
+        tensor = padded(call, tensor, [[0, 0], *border, [0, 0]])
+    made = _cut_out(call, tensor, [start + pair[0] for start, pair in zip(begin, border, strict=True)], wanted)
+    if late and call.has(2):
+        made = call.emission.like("ADD", [made, call.emission.constant(bias, "bias")], fusedActivationFunction=Activation.NONE)
+    return call.result(made, layout)
 
 
-def _phases(call: Call, tensor: Tensor, weights: Array, stride: list[int]) -> Tensor:
+def _dilated(weights: Array, steps: list[int]) -> Array:
+    """The kernel with zeros between its elements."""
+    if steps == [1, 1]:
+        return weights
+    sizes = [(size - 1) * step + 1 for size, step in zip(weights.shape[2:], steps, strict=True)]
+    wide = np.zeros((*weights.shape[:2], *sizes), np.float32)
+    wide[:, :, :: steps[0], :: steps[1]] = weights
+    return wide
+
+
+def _surplus(kernel: int, stride: int) -> int:
+    """How many places all phases have beyond one for each stride of the input."""
+    return (-(-kernel // stride) - 1) * stride
+
+
+def _phases(call: Call, tensor: Tensor, weights: Array, stride: list[int], bias: Array) -> Tensor:
     """For each place of the input and each phase of the stride, the sum of what it adds: phases are channels."""
     inputs, results, *kernel = weights.shape
+    groups = call.attribute("group", 1)
     steps = [-(-size // step) for size, step in zip(kernel, stride, strict=True)]
-    padded_weights = np.zeros((inputs, results, steps[0] * stride[0], steps[1] * stride[1]), np.float32)
-    padded_weights[:, :, : kernel[0], : kernel[1]] = weights
-    split = padded_weights.reshape(inputs, results, steps[0], stride[0], steps[1], stride[1])[:, :, ::-1, :, ::-1]
-    filters = split.transpose(3, 5, 1, 2, 4, 0).reshape(-1, *steps, inputs)
+    whole = np.zeros((inputs, results, steps[0] * stride[0], steps[1] * stride[1]), np.float32)
+    whole[:, :, : kernel[0], : kernel[1]] = weights
+    split = whole.reshape(groups, inputs // groups, results, steps[0], stride[0], steps[1], stride[1])[:, :, :, ::-1, :, ::-1]
+    filters = split.transpose(0, 4, 6, 2, 3, 5, 1).reshape(-1, *steps, inputs // groups)  # first group, phases, results
+    biases = np.broadcast_to(bias.reshape(groups, 1, results), (groups, stride[0] * stride[1], results)).reshape(-1)
     borders = [[0, 0], [steps[0] - 1] * 2, [steps[1] - 1] * 2, [0, 0]]
     if any(map(any, borders)):
         tensor = padded(call, tensor, borders)
-    shape = tensor.shape
-    for at in range(2):
-        shape = shape.with_size(1 + at, shape.sizes[1 + at] - steps[at] + 1)
-    window = Window((steps[0], steps[1]), (1, 1), (1, 1), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0))
-    bias = call.emission.constant(np.tile(_bias_numbers(call, results), stride[0] * stride[1]), f"{call.node.name}/bias")
-    return call.emission.add(
-        "CONV_2D",
-        [tensor, call.emission.constant(np.ascontiguousarray(filters), f"{call.node.inputs[1]}/filter"), bias],
-        shape.with_size(3, len(filters)),
-        **_options(window, Padding.VALID),
-    )
+    made = _summed(call, tensor, filters, biases, groups)
+    if groups == 1:
+        return made
+    order = np.arange(len(filters)).reshape(groups, -1, results).transpose(1, 0, 2).reshape(-1)
+    where = call.emission.constant(order.astype(np.int32), "order")
+    return call.emission.like("GATHER", [made, where], axis=3, batchDims=0)
+
+
+def _summed(call: Call, tensor: Tensor, filters: Array, biases: Array, groups: int) -> Tensor:
+    """The stored image under these filters, float32[results, height, width, channels of a group], without a border."""
+    shape = tensor.shape.with_size(3, len(filters))
+    for at in (1, 2):
+        shape = shape.with_size(at, shape.sizes[at] - filters.shape[at] + 1)
+    window = Window(filters.shape[1:3], (1, 1), (1, 1), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0))
+    depthwise = groups > 1 and filters.shape[3] == 1
+    stored = filters.transpose(3, 1, 2, 0) if depthwise else filters
+    name = f"{call.node.inputs[1]}/filter"
+    inputs = [tensor, call.emission.constant(np.ascontiguousarray(stored), name)]
+    inputs.append(call.emission.constant(np.ascontiguousarray(biases), f"{call.node.name}/bias"))
+    options = _options(window, Padding.VALID)
+    if depthwise:
+        return call.emission.add("DEPTHWISE_CONV_2D", inputs, shape, **options, depthMultiplier=len(filters) // groups)
+    return call.emission.add("CONV_2D", inputs, shape, **options)
 
 
 def _interleaved(call: Call, tensor: Tensor, channels: int, stride: list[int]) -> Tensor:
@@ -98,12 +134,7 @@ def _interleaved(call: Call, tensor: Tensor, channels: int, stride: list[int]) -
 
 
 def _cut_out(call: Call, tensor: Tensor, begin: list[int], wanted: Shape) -> Tensor:
-    """The part that ONNX's pads leave; where its result reaches further than any window, zeros and the bias are there."""
-    missing = [begin[at] + wanted.sizes[1 + at] - tensor.shape.sizes[1 + at] for at in range(2)]
-    if max(missing) > 0:
-        if call.has(2):
-            raise call.unsupported("its output_padding reaches further than its windows. Use less")
-        tensor = padded(call, tensor, [[0, 0], [0, max(0, missing[0])], [0, max(0, missing[1])], [0, 0]])
+    """The part that ONNX's pads leave."""
     if tensor.shape == wanted:
         return tensor
     first = call.emission.integers([0, *begin, 0])
@@ -119,14 +150,10 @@ def _cut(call: Call, image: Value, kernel: list[int], stride: list[int]) -> list
     if scheme in ("SAME_UPPER", "SAME_LOWER") or call.attribute("output_shape") is not None:
         sizes, results = image.shape.sizes[2:], call.result_shape().sizes[2:]
         totals = [
-            stride[at] * (sizes[at] - 1) + extra[at] + kernel[at] - results[at] for at in range(spatial)
+            max(0, stride[at] * (sizes[at] - 1) + extra[at] + kernel[at] - results[at]) for at in range(spatial)
         ]  # fmt: skip
-        found = [total - total // 2 if scheme == "SAME_LOWER" else total // 2 for total in totals]
-    else:
-        found = [0] * spatial if scheme == "VALID" else list(pads[:spatial])
-    if min(found) < 0:
-        raise call.unsupported("its pads are negative")
-    return found
+        return [total - total // 2 if scheme == "SAME_LOWER" else total // 2 for total in totals]
+    return [0] * spatial if scheme == "VALID" else list(pads[:spatial])
 
 
 def _weights(call: Call) -> Array:

@@ -11,13 +11,15 @@ from typing import Final
 
 import numpy as np
 
-from converters.tflite.emission import Call, Emission, Value
+from converters.tflite.emission import NARROW, Call, Emission, Value
 from converters.tflite.graph import Activation, Options, Tensor
 from converters.tflite.operators.registry import Table
 from converters.tflite.shapes import Layout, Shape, covers, identity
 
 _FUSABLE: Final = frozenset({"ADD", "SUB", "MUL", "DIV"})
 """Kinds whose options have room for an activation."""
+
+_NOT_IN_64_BITS: Final = frozenset({"DIV", "POW"})
 
 
 def meet(emission: Emission, values: Sequence[Value], shape: Shape) -> tuple[list[Tensor], Layout]:
@@ -38,8 +40,23 @@ def combine(
 ) -> Value:
     """One operation over broadcast operands, with a result of the logical `shape`."""
     tensors, layout = meet(emission, values, shape)
+    given = tensors[-1].dtype
+    if given in NARROW or (given == np.int64 and kind in _NOT_IN_64_BITS):
+        return _in_32_bits(emission, kind, tensors, Value(shape, tensors[-1], layout), dtype)
     options: Options = {"fusedActivationFunction": Activation.NONE} if kind in _FUSABLE else {}
     return Value(shape, emission.add(kind, tensors, shape.stored(layout), dtype=dtype, **options), layout)
+
+
+def _in_32_bits(emission: Emission, kind: str, tensors: list[Tensor], like: Value, dtype: np.dtype[np.generic] | None) -> Value:
+    """Computed as int32; what does not fit into a narrow result is cut off, as ONNX Runtime does."""
+    wide = [
+        tensor if tensor.dtype == np.bool_ else emission.like("CAST", [tensor], dtype=np.dtype(np.int32))
+        for tensor in tensors
+    ]  # fmt: skip
+    options: Options = {"fusedActivationFunction": Activation.NONE} if kind in _FUSABLE else {}
+    result = np.dtype(np.bool_) if dtype == np.bool_ else np.dtype(np.int32)
+    made = emission.add(kind, wide, like.shape.stored(like.layout), dtype=result, **options)
+    return replace(like, tensor=made if dtype == np.bool_ else emission.like("CAST", [made], dtype=like.tensor.dtype))
 
 
 def _aligned(value: Value, rank: int) -> Layout:
@@ -102,8 +119,6 @@ def divide(call: Call) -> Value:
         if np.isfinite(inverse).all():
             factor = call.emission.constant_value(inverse, f"{right.tensor.name}/inverse")
             return combine(call.emission, "MUL", [left, factor], call.result_shape())
-    if left.tensor.dtype not in (np.float32, np.int32):
-        raise call.unsupported(f"dividing {left.tensor.dtype} has no form. Use float32 or int32")
     return combine(call.emission, "DIV", [left, right], call.result_shape())
 
 
@@ -115,11 +130,18 @@ def power(call: Call) -> Value:
         simple = _simple_power(call, base, float(data.reshape(-1)[0]))
         if simple is not None:
             return simple
-    if base.tensor.dtype != exponent.tensor.dtype:
-        if data is None:
-            raise call.unsupported("base and exponent are of different types")
-        exponent = call.emission.constant_value(data.astype(base.tensor.dtype), "exponent")
-    return combine(call.emission, "POW", [base, exponent], call.result_shape())
+    real = np.dtype(np.float32) if np.float32 in (base.tensor.dtype, exponent.tensor.dtype) else base.tensor.dtype
+    made = combine(call.emission, "POW", [cast_to(call, base, real), cast_to(call, exponent, real)], call.result_shape())
+    return cast_to(call, made, base.tensor.dtype)
+
+
+def cast_to(call: Call, value: Value, dtype: np.dtype[np.generic]) -> Value:
+    """The same numbers as another type."""
+    if value.tensor.dtype == dtype:
+        return value
+    if value.tensor.data is not None:
+        return call.emission.constant_value(value.tensor.data.astype(dtype), value.tensor.name)
+    return replace(value, tensor=call.emission.like("CAST", [value.tensor], dtype=np.dtype(dtype)))
 
 
 def _simple_power(call: Call, base: Value, exponent: float) -> Value | None:
@@ -133,10 +155,25 @@ def _simple_power(call: Call, base: Value, exponent: float) -> Value | None:
 
 
 def modulo(call: Call) -> Value:
-    """Mod, with the divisor's sign as Python has it."""
-    if call.attribute("fmod", 0):
-        raise call.unsupported("with fmod=1 it has no form")
-    return combine(call.emission, "FLOOR_MOD", call.values(), call.result_shape())
+    """Mod: with the divisor's sign as Python has it, or with the dividend's as C has it (fmod)."""
+    left, right = call.values()
+    if not call.attribute("fmod", 0):
+        return combine(call.emission, "FLOOR_MOD", [left, right], call.result_shape())
+    zero = call.emission.constant_value(np.zeros((), left.tensor.dtype), "zero")
+    rest = combine(
+        call.emission, "FLOOR_MOD", [_magnitude(call, left, zero), _magnitude(call, right, zero)], call.result_shape()
+    )
+    below = combine(call.emission, "LESS", [left, zero], left.shape, np.dtype(np.bool_))
+    return combine(call.emission, "SELECT_V2", [below, _negative(call, rest, zero), rest], rest.shape, rest.tensor.dtype)
+
+
+def _negative(call: Call, value: Value, zero: Value) -> Value:
+    return combine(call.emission, "SUB", [zero, value], value.shape)
+
+
+def _magnitude(call: Call, value: Value, zero: Value) -> Value:
+    """ABS, which TFLite has not of all integers."""
+    return combine(call.emission, "MAXIMUM", [value, _negative(call, value, zero)], value.shape)
 
 
 def where(call: Call) -> Value:

@@ -8,6 +8,7 @@ import numpy as np
 
 from converters.tflite.emission import Call, Value
 from converters.tflite.graph import Array, Options
+from converters.tflite.operators.places import from_the_start
 from converters.tflite.operators.registry import Table
 from converters.tflite.operators.windows import padded
 from converters.tflite.shapes import Layout, Shape, identity
@@ -90,15 +91,16 @@ def gather(call: Call) -> Value:
     """Gather: constant places in any layout, computed ones (as in an embedding) from a table stored as ONNX has it."""
     value, places = call.value(0), call.value(1)
     axis = call.attribute("axis", 0) % value.rank
+    if value.shape.free[axis]:
+        raise call.unsupported("it picks from the axis of samples")
     if places.tensor.data is None:
         if value.is_constant and value.rank == 2 and axis == 0 and value.tensor.dtype == np.float32:
             return _embedding(call, value, places)
-        table, where = call.emission.plain(value), call.emission.plain(places)
+        table = call.emission.plain(value)
+        where = from_the_start(call.emission, call.emission.plain(places), value.shape.sizes[axis])
         layout = identity(len(call.result_shape()))
         made = call.emission.add("GATHER", [table, where], call.result_shape(), axis=axis, batchDims=0)
         return call.result(made, layout)
-    if value.shape.free[axis]:
-        raise call.unsupported("it picks from the axis of samples")
     found = np.where(places.tensor.data < 0, places.tensor.data + value.shape.sizes[axis], places.tensor.data)
     return _picked(call, call.emission.with_axes(value, [axis]), axis, found.astype(np.int32))
 
@@ -106,7 +108,7 @@ def gather(call: Call) -> Value:
 def _embedding(call: Call, table: Value, places: Value) -> Value:
     """Rows of a constant table: EMBEDDING_LOOKUP, whose table has an int8 form."""
     emission, shape = call.emission, call.result_shape()
-    where = emission.plain(places)
+    where = from_the_start(emission, emission.plain(places), table.shape.sizes[0])
     if where.dtype != np.int32:
         where = emission.like("CAST", [where], dtype=np.dtype(np.int32))
     count = Shape((where.shape.elements,), (not where.shape.is_fixed,))
@@ -155,6 +157,9 @@ def pad(call: Call) -> Value:
     value = call.emission.with_axes(value, [axis for axis, pair in amounts.items() if any(pair)])
     stored = [[0, 0] if axis is None else amounts.get(axis, [0, 0]) for axis in value.layout]
     if mode == "constant":
+        if call.has(2) and not call.value(2).is_constant:
+            number = call.emission.reshaped(call.emission.plain(call.value(2)), Shape((), ()))
+            return call.result(padded(call, value.tensor, stored, kind="PADV2", fill=number), value.layout)
         fill = _fill(call)
         if fill == 0:
             return call.result(padded(call, value.tensor, stored), value.layout)

@@ -34,20 +34,20 @@ def instance_norm(call: Call) -> Value:
     value = call.value()
     axes = list(range(2, value.rank))
     value = call.emission.with_axes(value, [1, *axes])
-    normal = _normalised(call, value, axes)
+    normal, _, _ = _normalised(call, value, axes)
     return _affine(call, normal, call.constant(1, "scales"), call.constant(2, "shifts"))
 
 
-def layer_norm(call: Call) -> Value:
-    """LayerNormalization over the last axes; its further outputs have no form."""
-    if len([name for name in call.node.outputs if name]) > 1:
-        raise call.unsupported("its outputs for training have no form")
+def layer_norm(call: Call) -> list[Value]:
+    """LayerNormalization over the last axes, and the means and inverse deviations that it found."""
     value = call.value()
     axis = call.attribute("axis", -1) % value.rank
     value = call.emission.with_axes(value, range(axis, value.rank))
-    found = _normalised(call, value, list(range(axis, value.rank)))
+    found, mean, factor = _normalised(call, value, list(range(axis, value.rank)))
     found = combine(call.emission, "MUL", [found, call.value(1)], found.shape)
-    return combine(call.emission, "ADD", [found, call.value(2)], found.shape) if call.has(2) else found
+    found = combine(call.emission, "ADD", [found, call.value(2)], found.shape) if call.has(2) else found
+    further = [(at, tensor) for at, tensor in ((1, mean), (2, factor)) if call.has_output(at)]
+    return [found, *(call.result(tensor, value.layout, at) for at, tensor in further)]
 
 
 def rms_norm(call: Call) -> Value:
@@ -89,13 +89,13 @@ def _affine(call: Call, value: Value, factor: Array, summand: Array) -> Value:
     return value
 
 
-def _normalised(call: Call, value: Value, axes: list[int]) -> Value:
-    """(value − mean) / sqrt(variance + epsilon) along the logical axes."""
+def _normalised(call: Call, value: Value, axes: list[int]) -> tuple[Value, Tensor, Tensor]:
+    """(value − mean) / sqrt(variance + epsilon) along the logical axes; the mean and the factor of it."""
     maths = Maths(call)
     mean = _mean(call, value.tensor, value, axes)
     distance = call.emission.like("SQUARED_DIFFERENCE", [value.tensor, mean])
     factor = _inverse_root(call, _mean(call, distance, value, axes))
-    return call.same(value, maths.two("MUL", maths.two("SUB", value.tensor, mean), factor))
+    return call.same(value, maths.two("MUL", maths.two("SUB", value.tensor, mean), factor)), mean, factor
 
 
 def _mean(call: Call, tensor: Tensor, value: Value, axes: list[int]) -> Tensor:

@@ -186,9 +186,11 @@ def _cell(call: Call, at: int) -> _Cell:
 
 def _refuse(call: Call) -> None:
     steps = call.value().shape.sizes[0]
-    if steps > _MOST_STEPS or call.value().shape.free[0]:
+    if call.value().shape.free[0]:
+        raise call.unsupported("its steps are what the input's first axis counts. Export it with a fixed number of steps")
+    if steps > _MOST_STEPS:
         raise call.unsupported(f"it has {steps} steps; at most {_MOST_STEPS} are unrolled")
-    if call.has(4):
+    if call.has(4) and not (call.constant(4, "lengths") == steps).all():
         raise call.unsupported("lengths of its own for each sample have no form. Leave them out")
     if call.attribute("clip") is not None or call.attribute("input_forget", 0) or call.has(7):
         raise call.unsupported("clip, input_forget and peepholes have no form")

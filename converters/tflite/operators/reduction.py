@@ -13,19 +13,26 @@ from converters.tflite.operators.activation import Maths
 from converters.tflite.operators.registry import Table
 from converters.tflite.shapes import Layout, Shape
 
+_OF_TRUTHS: Final = {"REDUCE_MAX": "REDUCE_ANY", "REDUCE_MIN": "REDUCE_ALL"}
+_MOST_AXES: Final = 5
+"""XNNPACK promises to reduce a tensor of more, and then fails."""
+
 
 def reduction(kind: str, *, before: str = "", after: str = "") -> Callable[[Call], Value]:
     """A reduction, with a function of each element before it and of the result after it."""
 
     def emit(call: Call) -> Value:
         value, axes = _reduced(call)
+        truths = value.tensor.dtype == np.bool_
         tensor = _applied(call, before, value.tensor)
         if not axes:
             return call.same(value, _applied(call, after, tensor))
         keep = bool(call.attribute("keepdims", 1))
         layout = _kept(value, axes, keep=keep)
         at = call.emission.integers(sorted(value.position(axis) for axis in axes))
-        made = call.emission.add(kind, [tensor, at], call.result_shape().stored(layout), keepDims=keep)
+        made = call.emission.add(
+            _OF_TRUTHS[kind] if truths else kind, [tensor, at], call.result_shape().stored(layout), keepDims=keep
+        )
         return call.result(_applied(call, after, made), layout)
 
     return emit
@@ -78,6 +85,8 @@ def _reduced(call: Call) -> tuple[Value, list[int]]:
     axes = sorted(axis % value.rank for axis in axes)
     if any(value.shape.free[axis] for axis in axes):
         raise call.unsupported("it reduces the axis of samples")
+    if value.rank > _MOST_AXES:
+        raise call.unsupported(f"it reduces a tensor of more than {_MOST_AXES} axes. Use Reshape before it")
     return call.emission.with_axes(value, axes), axes
 
 

@@ -108,7 +108,7 @@ def _shuffled(call: Call, value: Value, shape: Shape) -> Value:
 
 def concat(call: Call) -> Value:
     """Concat: in the layout of the first operand that has all axes."""
-    values, shape = call.values(), call.result_shape()
+    values, shape = [value for value in call.values() if 0 not in value.shape.sizes], call.result_shape()
     axis = call.attribute("axis", 0) % len(shape)
     layout = identity(len(shape))
     for value in values:

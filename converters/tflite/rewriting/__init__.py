@@ -1,0 +1,62 @@
+"""Takes ONNX operators apart that TFLite has no form of, into ONNX operators that it has: ONNX in, ONNX out. Pure.
+
+A rule (`RULES`, by operator) gets a `Site` and returns the names of tensors that take the place of the node's results, or None
+where the node can stay. A rule may count on sizes and constants that are known; where it misses one (`NotKnown`) the node is
+left for a later round, after more was folded, or for the emitter, which refuses it by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import onnx
+from onnx import helper
+
+from converters.tflite.rewriting import algebra, definitions, functions, images, places, signals
+from converters.tflite.rewriting.site import Known, NotKnown, Site
+
+Rule = Callable[[Site], Sequence[str] | str | None]
+
+RULES: Final[Mapping[str, Rule]] = {
+    **algebra.RULES,
+    **definitions.RULES,
+    **functions.RULES,
+    **images.RULES,
+    **places.RULES,
+    **signals.RULES,
+}
+
+
+def taken_apart(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The model with all nodes replaced that a rule replaces, or None where there is none. `model` has inferred shapes."""
+    known, found = Known(model), onnx.ModelProto()
+    found.CopyFrom(model)
+    del found.graph.node[:]
+    changed = False
+    for node in model.graph.node:
+        site = _replaced(known, node)
+        if site is None:
+            found.graph.node.append(node)
+            continue
+        changed = True
+        found.graph.node.extend(site.nodes)
+        found.graph.initializer.extend(site.constants)
+    return found if changed else None
+
+
+def _replaced(known: Known, node: onnx.NodeProto) -> Site | None:
+    rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if rule is None:
+        return None
+    site = Site(known, node)
+    try:
+        results = rule(site)
+    except NotKnown:
+        return None
+    if results is None:
+        return None
+    for ours, theirs in zip([results] if isinstance(results, str) else results, node.output, strict=False):
+        if ours and theirs:
+            site.nodes.append(helper.make_node("Identity", [ours], [theirs], name=f"{theirs}/result"))
+    return site
