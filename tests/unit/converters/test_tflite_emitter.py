@@ -158,6 +158,31 @@ def test_what_only_looks_like_gelu_is_not_taken_for_it() -> None:
     assert_agree(made)
 
 
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("keep", [0, 1])
+def test_a_softmax_that_was_taken_apart_becomes_one_operation(shifted: bool, inverse: bool, keep: int) -> None:
+    def total(op: str, source: str, result: str) -> list[onnx.NodeProto]:
+        more = {"axes": [1]} if op == "ReduceMax" else {}
+        first = node(op, source if more else f"{source} one", f"{result}.sum", keepdims=keep, **more)
+        return [first, node("Identity" if keep else "Unsqueeze", f"{result}.sum" if keep else f"{result}.sum one", result)]
+
+    nodes = [*total("ReduceMax", "x", "m"), node("Sub", "x m", "d")] if shifted else [node("Identity", "x", "d")]
+    nodes += [node("Exp", "d", "e"), *total("ReduceSum", "e", "s")]
+    nodes += [node("Reciprocal", "s", "r"), node("Mul", "e r", "y")] if inverse else [node("Div", "e s", "y")]
+    made = model(nodes, {"one": np.array([1], np.int64)}, x=(N, 4, 5))
+    assert kinds(made)["SOFTMAX"] == 1
+    assert not {"EXP", "SUM", "REDUCE_MAX", "DIV"} & set(kinds(made))
+    assert_agree(made)
+
+
+def test_what_only_looks_like_softmax_is_not_taken_for_it() -> None:
+    nodes = [node("Exp", "x", "e"), node("Exp", "e", "f"), node("ReduceSum", "f one", "s", keepdims=1), node("Div", "e s", "y")]
+    made = model(nodes, {"one": np.array([1], np.int64)}, x=(N, 4, 5))
+    assert "SOFTMAX" not in kinds(made)
+    assert_agree(made, low=-1, high=1)
+
+
 def test_a_hard_swish_that_was_taken_apart_becomes_one_operation() -> None:
     nodes = [node("HardSigmoid", "x", "h", alpha=1 / 6, beta=0.5), node("Mul", "x h", "y")]
     made = model(nodes, {}, x=(N, 4))

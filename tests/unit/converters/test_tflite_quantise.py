@@ -166,6 +166,57 @@ def test_constant_activations_and_zero_weights_are_no_trouble() -> None:
     np.testing.assert_allclose(run_tflite(fixed, {"x": np.zeros((2, 3, 8, 8), np.float32)})["y"], wanted, atol=0.02)
 
 
+@pytest.mark.parametrize("size", [1e-5, 1e-8, 1e-20, 0.0])
+def test_channels_whose_weights_are_next_to_nothing_answer_their_bias(size: float) -> None:
+    weights = np.random.default_rng(1).normal(size=(6, 4)).astype(np.float32)
+    weights[:, :2] *= np.float32(size)
+    bias = np.array([1000.0, -3.0, 0.5, 0.25], np.float32)
+    made = small([helper.make_node("Gemm", ["x", "w", "b"], ["y"])], {"w": weights, "b": bias})
+    inputs = {"x": np.random.default_rng(2).normal(size=(64, 6)).astype(np.float32)}
+    answer = run_tflite(TfliteMaker(made, batches=lambda: iter([inputs])).apply(recipe_called("tflite-int8")), inputs)["y"]
+    np.testing.assert_allclose(answer, run_onnx(made, inputs)["y"], atol=1000 / 100)  # the largest sets the scale of all
+
+
+def test_a_softmax_that_was_taken_apart_divides_by_nothing_in_8_bits() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["logits"]),
+        helper.make_node("Exp", ["logits"], ["raised"]),
+        helper.make_node("ReduceSum", ["raised", "last"], ["total"], keepdims=1),
+        helper.make_node("Div", ["raised", "total"], ["y"]),
+    ]
+    weights = np.random.default_rng(1).normal(0, 3, size=(6, 4)).astype(np.float32)
+    made = small(nodes, {"w": weights, "last": np.array([-1], np.int64)})
+    inputs = {"x": np.random.default_rng(2).normal(0, 2, size=(64, 6)).astype(np.float32)}
+    content = TfliteMaker(made, batches=lambda: iter([inputs])).apply(recipe_called("tflite-int8"))
+    np.testing.assert_allclose(run_tflite(content, inputs)["y"], run_onnx(made, inputs)["y"], atol=0.25)
+
+
+def test_a_division_by_what_8_bits_take_for_nothing_stays_float() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["z"]),
+        helper.make_node("Abs", ["z"], ["size"]),
+        helper.make_node("Add", ["size", "least"], ["divisor"]),
+        helper.make_node("Div", ["z", "divisor"], ["y"]),
+    ]
+    weights = np.random.default_rng(1).normal(0, 3, size=(6, 4)).astype(np.float32)
+    made = small(nodes, {"w": weights, "least": np.array(1e-6, np.float32)})
+    inputs = {"x": np.random.default_rng(2).normal(0, 2, size=(64, 6)).astype(np.float32)}
+    content = TfliteMaker(made, batches=lambda: iter([inputs])).apply(recipe_called("tflite-int8"))
+    assert np.isfinite(run_tflite(content, inputs)["y"]).mean() > 0.9
+
+
+def small(nodes: list[onnx.NodeProto], constants: dict[str, Array]) -> onnx.ModelProto:
+    """A model of x[samples, 6] that answers y[samples, 4]."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [SAMPLES, size]) for name, size in (("x", 6), ("y", 4))]
+    stored = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    made = helper.make_graph(nodes, "small", values[:1], values[1:], stored)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def recipe_called(name: str) -> TfliteRecipe:
+    return next(each for each in TFLITE if each.name == name)
+
+
 def test_a_damaged_file_is_one_clear_error() -> None:
     with pytest.raises(RecipeFailed, match="cannot be quantized by ai-edge-quantizer"):
         quantise(b"\x20\x00\x00\x00TFL3" + b"\xff" * 64, "weights")
