@@ -25,6 +25,7 @@ from device_agent.events import (
     EmitEvent,
     Event,
     Fetch,
+    Hung,
     Lost,
     Report,
     Restarted,
@@ -52,6 +53,7 @@ from fleet_protocol.errors import ProtocolError
 from fleet_protocol.states import DesiredState, DeviceEvent
 from fleet_protocol.telemetry import Lane, decode_acknowledged
 from runtime import ModelHost, RuntimeFailure
+from runtime.hosting.host import Served
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,9 @@ OUTBOX_LOOK_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 60.0
 STABLE_S: Final = 60.0
 """A process that lived for so long is not in a crash loop."""
+OVERDUE_S: Final = 1.0
+OVERDUE_TIMES: Final = 10.0
+"""An inference that takes longer than this, and than so many usual ones, may hang: probation waits for what comes of it."""
 STARTS_TRUSTED: Final = 5
 """After so many starts in a row that did not last, a child process tries each model before this one loads it."""
 
@@ -93,6 +98,8 @@ class Agent:
         self.states: dict[str, ModelState] = {}
         self.serving = ""
         """Where applications ask this device; put in by whoever started the server."""
+        self.hung = ""
+        """Why this process must end at once, where an inference holds up the local server."""
         self.inputs: queue.Queue[Input] = queue.Queue()
         self._device = device
         self._around = around
@@ -165,6 +172,8 @@ class Agent:
         elif isinstance(item, inputs.Progressed):
             self._progress[item.model] = item.share
             self._report_due = True
+        elif isinstance(item, inputs.ServerHung):
+            self._take_hang(item.reason)
         else:
             assert isinstance(item, inputs.StopAsked)
             self._running = False
@@ -176,7 +185,7 @@ class Agent:
             self._happen(model, event)
         for model, state in list(self.states.items()):
             if state.phase == "probation" or (state.waiting and now >= state.at):
-                self._happen(model, Tick(self._around.host.healthy(model), self._around.host.errors(model)))
+                self._happen(model, self._tick_of(model))
         if self._unkept is not None:
             self._take_desired(self._unkept)
         if now >= self._next_telemetry:
@@ -226,6 +235,22 @@ class Agent:
                 self._waiting_room.append((model, event))
                 return
         self._perform(model, effects)
+
+    def _tick_of(self, model: str) -> Tick:
+        host = self._around.host
+        served = next((each for each in host.active() if each.identity.model == model), None)
+        if served is None:
+            return Tick()
+        return Tick(host.healthy(model), host.errors(model), served.hung, _is_overdue(served))
+
+    def _take_hang(self, reason: str) -> None:
+        """What hangs is held against the models that are at it; the journal says so before the process ends."""
+        for served in self._around.host.active():
+            if served.hung or _is_overdue(served):
+                self._happen(served.identity.model, Hung(reason))
+        self._drain()
+        self.hung = reason
+        self._running = False
 
     def _is_waiting(self, model: str) -> bool:
         return any(each == model for each, _ in self._waiting_room)
@@ -405,3 +430,7 @@ class Agent:
             self._around.outbox.sent(waiting, now=now)
             if not self._around.transport.publish(channel, waiting.payload, qos=1):
                 return
+
+
+def _is_overdue(served: Served) -> bool:
+    return served.longest_s > max(OVERDUE_S, OVERDUE_TIMES * (served.typical_s or 0.0))

@@ -49,6 +49,8 @@ class AgentConfig:
     probation_s: Positive = 30.0
     probation_inferences: Annotated[int, msgspec.Meta(ge=1)] = 20
     errors_allowed: Count = 0
+    hang_s: Positive = 30.0
+    """An inference that takes longer hangs: it counts as failed, and where it holds up the server, the agent ends."""
     restarts_allowed: Count = 3
     first_retry_s: Positive = 2.0
     longest_retry_s: Positive = 300.0

@@ -6,6 +6,7 @@ inference goes on where there is no network, and no broker.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import secrets
 import signal
@@ -23,7 +24,7 @@ from device_agent.content import ContentStore
 from device_agent.errors import StateDirectoryUnusable
 from device_agent.fetch import BlobFetcher, MetadataFetcher
 from device_agent.identity import Enrolled
-from device_agent.inputs import StopAsked
+from device_agent.inputs import ServerHung, StopAsked
 from device_agent.journal import Journal
 from device_agent.link import ChunkLink, QueueInbox
 from device_agent.outbox import Outbox
@@ -41,6 +42,7 @@ from fleet_io.ownership import owning
 from fleet_io.transport import Transport
 from runtime import ModelHost
 from runtime.gate import examine
+from runtime.hosting.host import default_limits
 from runtime.local_server.server import LocalServer
 
 log = logging.getLogger(__name__)
@@ -58,8 +60,12 @@ def run(
     clock: Clock | None = None,
     chance: Chance | None = None,
     stopping: threading.Event | None = None,
+    hung: Callable[[str], object] = log.critical,
 ) -> None:
     """Enrol when that was not done yet, then run until SIGTERM, SIGINT or `stopping`.
+
+    `hung` is told why where an inference holds up the local server, after the journal knows: it should end the process, since
+    nothing else ends the inference, and the server waits for it.
 
     Raises `EnrolmentFailed`, `StateDirectoryUnusable`, `fleet_io.errors.AlreadyOwned` or `ConfigurationError`, or
     `runtime.errors.CannotListen` or `ProtocolUnavailable`.
@@ -71,7 +77,7 @@ def run(
         enrolled = _identity(config)
         boot = secrets.token_bytes(16)
         transport = _transport(config, enrolled, boot, chance)
-        host = ModelHost(clock)
+        host = ModelHost(clock, limits=dataclasses.replace(default_limits(), hang_s=config.hang_s))
         outbox = Outbox(directory / "outbox.sqlite", boot=boot, cap_bytes=config.outbox_bytes)
         held.callback(outbox.close)
         workers = ThreadWorker("agent-transfers"), ThreadWorker("agent-worker")
@@ -88,7 +94,7 @@ def run(
         )
         held.enter_context(_stopped_by(agent, stopping))
         agent.begin()
-        agent.serving = held.enter_context(_served(config, host, token, announce))
+        agent.serving = held.enter_context(_served(config, agent, host, token, announce))
         held.enter_context(_streaming(config, host))
         for worker in workers:
             worker.start()
@@ -96,6 +102,8 @@ def run(
         transport.start()
         held.callback(transport.stop)
         agent.run()
+        if agent.hung:
+            hung(agent.hung)
         agent.end()
 
 
@@ -184,9 +192,17 @@ def _transport(config: AgentConfig, enrolled: Enrolled, boot: bytes, chance: Cha
 
 
 @contextmanager
-def _served(config: AgentConfig, host: ModelHost, token: str | None, announce: Announce) -> Iterator[str]:
+def _served(config: AgentConfig, agent: Agent, host: ModelHost, token: str | None, announce: Announce) -> Iterator[str]:
     """The local server for as long as the block runs, and its address. Raises `CannotListen` or `ProtocolUnavailable`."""
-    server = LocalServer(host, address=config.address, port=config.port, token=token, grpc=config.grpc_address or None)
+    server = LocalServer(
+        host,
+        address=config.address,
+        port=config.port,
+        token=token,
+        grpc=config.grpc_address or None,
+        hung=lambda reason: agent.inputs.put(ServerHung(reason)),
+        hang_s=config.hang_s,
+    )
     server.start()
     try:
         if server.grpc_address is not None:

@@ -32,10 +32,22 @@ class Restarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class Tick(Event):
-    """Time has passed. Inferences answered well, and failed, by what runs since it was activated."""
+    """Time has passed. Inferences answered well, and failed, by what runs since it was activated, and what it is at now.
+
+    `hung` inferences take longer than any should. `overdue`: one takes far longer than usual, and may come to hang.
+    """
 
     healthy: int = 0
     errors: int = 0
+    hung: int = 0
+    overdue: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hung(Event):
+    """An inference holds up whoever answers requests here; nothing but the end of the process can stop it."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

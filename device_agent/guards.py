@@ -134,8 +134,14 @@ def lasting(case: Case) -> bool:
 
 
 def too_many_errors(case: Case) -> bool:
-    """More inferences failed than probation bears."""
-    return case.got(Tick).errors > case.rules.errors_allowed
+    """More inferences failed, or hang, than probation bears."""
+    tick = case.got(Tick)
+    return tick.errors + tick.hung > case.rules.errors_allowed
+
+
+def overdue(case: Case) -> bool:
+    """An inference takes so long that it may hang."""
+    return case.got(Tick).overdue
 
 
 def proven(case: Case) -> bool:

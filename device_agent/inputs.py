@@ -55,5 +55,12 @@ class Progressed(Input):
 
 
 @dataclass(frozen=True, slots=True)
+class ServerHung(Input):
+    """An inference holds up the local server for ever."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopAsked(Input):
     """The process shall end."""

@@ -27,6 +27,7 @@ from device_agent.events import (
     Fetched,
     GatePassed,
     GateRefused,
+    Hung,
     Lost,
     Prepared,
     Report,
@@ -48,6 +49,8 @@ UNPROVEN: Final[tuple[Phase, ...]] = ("fetching", "verifying", "staged", "gating
 """Not through the gate yet: what fails is held against the target."""
 BEFORE_SWITCH: Final[tuple[Phase, ...]] = (*UNPROVEN, "preparing")
 """Nothing that runs has been touched yet: the work can be dropped at any moment."""
+COMMITTED: Final[tuple[Phase, ...]] = tuple(phase for phase in PHASES if phase != "probation")
+"""What runs is not on trial, whatever is worked on beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(("activating",), Activated, guards.wants_running, "rolling_back", moves.switch_and_go_back),
     Row(("activating",), Activated, guards.always, "probation", moves.switch),
     Row(("probation",), Tick, guards.too_many_errors, "rolling_back", moves.give_up_for_errors),
+    Row(("probation",), Tick, guards.overdue, SAME, moves.nothing),
     Row(("probation",), Tick, guards.proven_and_wants_other, "fetching", moves.commit_and_begin),
     Row(("probation",), Tick, guards.proven, "idle", moves.commit),
     Row(("probation",), Tick, guards.window_over, SAME, moves.self_check),
@@ -113,6 +117,9 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(("idle", *BEFORE_SWITCH, "activating"), Lost, guards.always, SAME, moves.lose),
     Row(("probation",), Lost, guards.always, "rolling_back", moves.give_up),
     Row(("rolling_back",), Lost, guards.always, SAME, moves.nothing),
+    # What runs holds up whoever answers requests. The process ends then, and recovers as when it died.
+    Row(("probation",), Hung, guards.always, "rolling_back", moves.give_up),
+    Row(COMMITTED, Hung, guards.always, SAME, moves.complain),
     # The process died and began again: redo what was under way, but not for ever.
     Row(("idle",), Restarted, guards.wants_work, "fetching", moves.begin),
     Row(("idle",), Restarted, guards.always, "idle", moves.nothing),

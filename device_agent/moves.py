@@ -201,7 +201,14 @@ def give_up(case: Case) -> Move:
 def give_up_for_errors(case: Case) -> Move:
     """Inferences failed during probation."""
     tick = case.got(Tick)
-    return _roll_back(case, f"{tick.errors} of {tick.errors + tick.healthy} inferences failed during probation")
+    failed = tick.errors + tick.hung
+    hung = f", {tick.hung} of them by never ending" if tick.hung else ""
+    return _roll_back(case, f"{failed} of {failed + tick.healthy} inferences failed during probation{hung}")
+
+
+def complain(case: Case) -> Move:
+    """What is committed hangs: tell the fleet. The process ends, and what runs begins anew with it."""
+    return case.state, (EmitEvent("alert", _reason(case)),)
 
 
 def give_up_crash_loop(case: Case) -> Move:

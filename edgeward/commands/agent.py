@@ -14,7 +14,7 @@ from device_agent import daemon, identity
 from device_agent.config import AgentConfig, load
 from device_agent.status import DeviceSummary, summary
 from device_agent.streams import StreamStatus
-from edgeward import terminal
+from edgeward import hanging, terminal
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -75,7 +75,7 @@ def run(file: Path | None, **flags: str | int | None) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    daemon.run(_settings(file, flags), announce=click.echo)
+    daemon.run(_settings(file, flags), announce=click.echo, hung=hanging.end)
 
 
 @command.command("enrol")

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import faulthandler
-import os
 import signal
 import threading
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
-from edgeward import placement, serving_options, terminal
+from edgeward import hanging, placement, serving_options, terminal
 from edgeward.serving import Service, Settings, running
-
-EXIT_HUNG: Final = 70
-"""The process's status when a model that hangs ended it."""
 
 
 @click.command()
@@ -66,16 +61,9 @@ def command(*, as_json: bool, **asked: Any) -> None:  # noqa: ANN401  # click's 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     settings = Settings(**asked)
-    with running(settings, hung=_end) as service:
+    with running(settings, hung=hanging.end) as service:
         _announce(service, settings, as_json=as_json)
         stopping.wait()
-
-
-def _end(why: str) -> None:
-    """Say what hangs and where, and end at once: whoever keeps this server running starts it again."""
-    _say(why)
-    faulthandler.dump_traceback()
-    os._exit(EXIT_HUNG)
 
 
 def _announce(service: Service, settings: Settings, *, as_json: bool) -> None:

@@ -70,7 +70,8 @@ class Observer(Protocol):
 class Served:
     """A model as it is active now. `typical_s` is its smoothed latency in seconds, None before the first answer.
 
-    `running` requests are inside, of which `hung` take longer than any should, and `waiting` are before it.
+    `running` requests are inside, of which `hung` take longer than any should, and `waiting` are before it. `longest_s`: what
+    the oldest of those inside has taken until now, in seconds.
     """
 
     identity: ModelIdentity
@@ -82,6 +83,7 @@ class Served:
     running: int = 0
     waiting: int = 0
     hung: int = 0
+    longest_s: float = 0.0
     idle_s: float = 0.0
     """Seconds since its last answer, or since it was activated."""
     aside: bool = False
@@ -212,8 +214,8 @@ class Room:
     def served(self) -> Served:
         """What there is to say of it."""
         model = self.model
-        inside = len(self.inside)
-        hung = self.hung() if inside else 0
+        began = self.inside[:]
+        hung = self.hung() if began else 0
         return Served(
             self.identity,
             model.engine,
@@ -221,9 +223,10 @@ class Room:
             model.outputs,
             self.labels,
             self.usage.typical_s,
-            inside,
+            len(began),
             len(self.line),
             hung,
+            time.perf_counter() - min(began) if began else 0.0,
             time.perf_counter() - self.used,
             self.limits.aside,
             hung >= self.places,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import threading
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 
+from edgeward.hanging import EXIT_HUNG
 from tests.support.central_side import edgeward
 from tests.support.real_fleet import AgentProcess, RealFleet, agent_process, real_fleet
-from tests.support.releases import make_release, question
+from tests.support.releases import HANGING, make_release, question
 from tests.support.waiting import until
 
 
@@ -23,12 +25,18 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealFleet]:
     with real_fleet(tmp_path_factory.mktemp("fleet")) as made:
         for version, seed, damages in (("1.0.0", 0, (0.0,)), ("1.1.0", 1, (0.0,)), ("1.2.0", 2, (1.0,))):
             made.publish(make_release(made.directory / "bundles", version, seed=seed, damages=damages))
+        made.publish(make_release(made.directory / "bundles", "1.3.0", seed=3, hangs=True))
         yield made
 
 
 def committed(fleet: RealFleet, device: str, version: str) -> bool:
     model = fleet.model_of(device)
     return bool(model and model["phase"] == "idle" and model["running"] and model["running"]["version"] == version)
+
+
+def is_on_trial(fleet: RealFleet, device: str, version: str) -> bool:
+    model = fleet.model_of(device)
+    return bool(model and model["phase"] == "probation" and model["running"]["version"] == version)
 
 
 def test_a_release_reaches_a_device_and_answers_requests_until_ctrl_c_ends_it_cleanly(fleet: RealFleet) -> None:
@@ -62,6 +70,38 @@ def test_requests_are_answered_without_a_failure_while_a_better_release_comes_an
         assert versions == {"1.0.0", "1.1.0"}
         assert [(each["version"], each["phase"]) for each in refused] == [("1.2.0", "gating")]
         assert fleet.rollout(broken)["state"] == "failed"
+
+
+def test_a_release_that_hangs_on_a_request_is_rolled_back_and_its_rollout_fails(fleet: RealFleet) -> None:
+    settings = {"HANG_S": "2", "PROBATION_S": "600", "PROBATION_INFERENCES": "30"}
+
+    def goes_on() -> bool:
+        """The agent has ended, or answers as before: where the machine is slow, the model runs on a thread of its own."""
+        with contextlib.suppress(httpx.HTTPError):
+            return agent.ended() or agent.infer(question())["model_version"] == "1.0.0"
+        return False
+
+    with agent_process(fleet, "hall", **{f"EDGEWARD_AGENT_{name}": value for name, value in settings.items()}) as agent:
+        fleet.roll_out("1.0.0")
+        until(lambda: is_on_trial(fleet, "hall", "1.0.0"), "1.0.0 is on probation")
+        for _ in range(30):
+            agent.infer(question())
+        until(lambda: committed(fleet, "hall", "1.0.0"), "hall runs 1.0.0")
+        hanging = fleet.roll_out("1.3.0")
+        until(lambda: is_on_trial(fleet, "hall", "1.3.0"), "1.3.0 is on probation")
+        for _ in range(20):
+            agent.infer(question())
+        with contextlib.suppress(httpx.HTTPError):
+            agent.infer(HANGING)
+        until(goes_on, "the agent has given it up")
+        if agent.ended():
+            assert agent.process is not None
+            assert agent.process.returncode == EXIT_HUNG
+            agent.start()
+        assert agent.infer(question())["model_version"] == "1.0.0"
+        until(lambda: fleet.rollout(hanging)["state"] == "failed", "the rollout has failed")
+        [refused] = fleet.model_of("hall")["refused"]
+        assert (refused["version"], refused["phase"]) == ("1.3.0", "probation")
 
 
 def test_a_release_is_tuned_and_prepared_where_it_runs_and_a_token_and_a_socket_keep_strangers_out(fleet: RealFleet) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from device_agent import inputs
+from device_agent.agent import OVERDUE_S
 from fleet_protocol import topics
 from fleet_protocol.digests import hex_of
 from fleet_protocol.states import Assignment, decode_status
 from fleet_protocol.telemetry import Lane
 from runtime.gate import GateRequest, GateVerdict
 from tests.support.device_life import ask, events_of, install, publish
+from tests.support.engines import ScriptedEngine, model_of
 from tests.support.releases import make_release
 from tests.support.simulated_fleet import SimulatedDevice, SimulatedFleet
+from tests.support.waiting import until
 
 
 class TestGoodReleases:
@@ -190,6 +199,41 @@ class TestBadReleases:
         device.run(12)
         assert device.runs() == "1.0.0"
         assert "self-check" in device.state().refused[0].reason
+
+    def test_a_model_that_holds_up_the_server_is_refused_and_what_ran_before_answers_after_the_restart(
+        self, fleet: SimulatedFleet, device: SimulatedDevice
+    ) -> None:
+        install(fleet, device, "1.0.0")
+        fleet.assign("kitchen", publish(fleet, "1.1.0", seed=1).assignment())
+        device.run()
+        goes_on = threading.Event()
+        stuck = ScriptedEngine(lambda x: x[: goes_on.wait(60)])
+        device.host.activate(device.host.describe("digits").identity, model_of(stuck))
+        with ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(device.host.infer, "digits", {"x": np.zeros((1, 2), np.float32)})
+            until(lambda: device.host.describe("digits").longest_s > OVERDUE_S, "the inference is overdue")
+            device.run(20)
+            assert device.state().phase == "probation"  # though its window is over: nothing is committed meanwhile
+            device.agent.handle(inputs.ServerHung("digits hangs"))
+            assert (device.agent.hung, device.state().phase) == ("digits hangs", "rolling_back")
+            device.kill()
+            goes_on.set()
+            asked.result(60)
+        device.start()
+        device.run(1)
+        assert (device.runs(), device.state().phase) == ("1.0.0", "idle")
+        [refused] = fleet.reported("kitchen").models[0].refused
+        assert (refused.version, refused.phase, refused.reason) == ("1.1.0", "probation", "digits hangs")
+
+    def test_a_committed_model_that_holds_up_the_server_is_told_of_and_begins_anew(
+        self, fleet: SimulatedFleet, device: SimulatedDevice
+    ) -> None:
+        install(fleet, device, "1.0.0")
+        device.agent.handle(inputs.ServerHung("digits hangs"))
+        assert device.agent.hung == "digits hangs"
+        device.kill()
+        device.start()
+        assert (device.runs(), device.state().refused) == ("1.0.0", ())
 
 
 def lenient_gate(_request: GateRequest) -> GateVerdict:

@@ -64,6 +64,33 @@ def linear_classifier(
     )
 
 
+def hanging_classifier(path: Path, *, seed: int = 0) -> Path:
+    """The linear classifier, which never answers where the first pixel of its first sample is above a million."""
+    linear_classifier(path, seed=seed)
+    model = onnx.load(path)
+    turn = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Add", ["turned", "one"], ["turned_on"])],
+        "turn",
+        [_value("at", TensorProto.INT64, []), _value("go", TensorProto.BOOL, []), _value("turned", TensorProto.FLOAT, [])],
+        [_value("go_on", TensorProto.BOOL, []), _value("turned_on", TensorProto.FLOAT, [])],
+    )
+    constants = {"first": np.zeros(2, np.int64), "limit": np.float32(1e6), "often": np.int64(2**62), "zero": np.int64(0),
+                 "yes": np.bool_(1), "none": np.float32(0), "one": np.float32(1), "nothing": np.float32(0)}  # fmt: skip
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
+    [output] = model.graph.output
+    model.graph.node[-1].output[0] = "linear"
+    model.graph.node.extend([
+        helper.make_node("GatherND", ["pixels", "first"], ["pixel"]),
+        helper.make_node("Greater", ["pixel", "limit"], ["hangs"]),
+        helper.make_node("Where", ["hangs", "often", "zero"], ["turns"]),
+        helper.make_node("Loop", ["turns", "yes", "none"], ["after"], body=turn),
+        helper.make_node("Mul", ["after", "nothing"], ["zeros"]),
+        helper.make_node("Add", ["linear", "zeros"], [output.name]),
+    ])  # fmt: skip
+    onnx.save(model, path)
+    return path
+
+
 def mlp_classifier(
     path: Path, *, seed: int = 0, features: int = FEATURES, hidden: int = 64, classes: int = CLASSES, damage: float = 0.0
 ) -> Path:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -66,9 +67,11 @@ def make_release(
     answers_nan: bool = False,
     chunk_size: int = CHUNK,
     pictured: bool = False,
+    hangs: bool = False,
 ) -> Release:
     """A release of a linear classifier. Each of `damages` gives a variant whose weights are damaged by that share; with
-    `answers_nan` every answer is NaN; with `pictured` it takes pictures, as `picture` makes them.
+    `answers_nan` every answer is NaN; with `pictured` it takes pictures, as `picture` makes them; with `hangs` it never
+    answers `HANGING`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     golden = models.linear_golden(directory / f"{version}-golden.npz", count=8, seed=seed)
@@ -76,6 +79,8 @@ def make_release(
     for path, damage in zip(paths, damages, strict=True):
         if answers_nan:
             models.not_a_number(path)
+        elif hangs:
+            models.hanging_classifier(path, seed=seed)
         else:
             models.linear_classifier(path, seed=seed, damage=damage)
     note = directory / f"{version}-note.json"
@@ -107,6 +112,10 @@ def make_release(
 
 def _describe(path: Path, chunk_size: int) -> Descriptor:
     return describe(path, name=path.name, media_type="application/octet-stream", chunk_size=chunk_size)
+
+
+HANGING: Final = {"pixels": np.full((1, models.FEATURES), 1e9, np.float32)}
+"""A request that a release that `hangs` never answers."""
 
 
 def question(seed: int = 0) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from device_agent.events import (
     Fetched,
     GatePassed,
     GateRefused,
+    Hung,
     Lost,
     Report,
     Restarted,
@@ -397,6 +398,33 @@ class TestCrashes:
         state, _ = happen(in_phase("gating"), Restarted())
         state, _ = happen(state, Assigned(assignment(3)))
         assert state.restarts == 0
+
+
+class TestHangs:
+    def test_an_inference_that_hangs_during_probation_counts_as_failed(self) -> None:
+        state, effects = happen(in_phase("probation"), Tick(2, 0, hung=1))
+        assert (state.phase, state.fallback) == ("rolling_back", running(1))
+        assert state.refused[-1].reason == "1 of 3 inferences failed during probation, 1 of them by never ending"
+        assert work_of(effects, RollBack) is not None
+        lenient = with_fields(RULES, errors_allowed=1)
+        assert step(in_phase("probation"), Tick(2, 0, hung=1), 0.0, lenient)[0].phase == "probation"
+
+    def test_probation_does_not_end_well_while_an_inference_may_hang(self) -> None:
+        state = in_phase("probation")
+        assert happen(state, Tick(100, 0, overdue=True), now=99.0) == (state, ())
+        assert happen(state, Tick(100, 0), now=99.0)[0].phase == "idle"
+
+    def test_a_model_on_probation_that_holds_up_the_server_is_refused_at_once(self) -> None:
+        state, effects = happen(in_phase("probation"), Hung("digits hangs"))
+        assert (state.phase, state.fallback, state.refused[-1].reason) == ("rolling_back", running(1), "digits hangs")
+        assert EmitEvent("alert", "digits hangs", assignment(2)) in effects
+        again, effects = happen(state, Restarted())
+        assert (again.phase, work_of(effects, RollBack)) == ("rolling_back", RollBack(again.work, running(1), None, plain=True))
+
+    @pytest.mark.parametrize("phase", [phase for phase in PHASES if phase != "probation"])
+    def test_what_is_committed_stays_and_the_fleet_hears_of_it(self, phase: Phase) -> None:
+        state = in_phase(phase)
+        assert happen(state, Hung("digits hangs")) == (state, (EmitEvent("alert", "digits hangs"),))
 
 
 class TestLoss:
