@@ -146,8 +146,8 @@ class WeightsRecipe:
     name: str = "int8-weights"
     precision: str = "int8-weights"
     format: Format = "onnx"
-    smallest: int = 256
-    """Tensors with fewer elements stay float: their scales would cost what they save."""
+    smallest: int = 64
+    """Tensors with fewer elements stay float, as do those whose scales would cost what they save."""
 
     @property
     def session_options(self) -> dict[str, str]:
@@ -156,7 +156,13 @@ class WeightsRecipe:
 
     def choices(self) -> dict[str, str]:
         """The recipe as text, for the manifest."""
-        return {"kind": "weight-only", "weights": "int8", "per_channel": "true", "smallest": str(self.smallest)}
+        return {
+            "kind": "weight-only",
+            "weights": "int8",
+            "biases": "float16",
+            "per_channel": "true",
+            "smallest": str(self.smallest),
+        }
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 from converters.graphs.channel_flow import Channels, Cut, End, Flow, bias_of_matmul
 from converters.graphs.graph_view import Array, GraphView, Reader, attributes
+from converters.graphs.terse import drop_unread
 
 MULTIPLE: Final = 4
 
@@ -115,10 +116,7 @@ class _Editor:
             self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
             node.input.extend([""] * (position + 1 - len(node.input)))
             node.input[position] = name
-        read = {name for node in self._graph.node for name in node.input}
-        kept = [tensor for tensor in self._graph.initializer if tensor.name in read]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(kept)
+        drop_unread(self._graph)
         if self._changed:
             del self._graph.value_info[:]
 

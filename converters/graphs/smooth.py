@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 
 from converters.graphs.graph_view import GraphView, Reader, attributes
 from converters.graphs.observe import Batch, observe
+from converters.graphs.terse import drop_unread
 
 _LEAST: Final = 1e-5
 _MOST: Final = 1e4
@@ -46,7 +47,7 @@ def smooth(model: onnx.ModelProto, batches: Sequence[Batch], alpha: float) -> in
         rows = np.max([np.abs(_rows(view, reader.node)).max(axis=1) for reader in readers], axis=0)
         if value in largest and largest[value].shape == rows.shape:
             _apply(model, view, value, readers, factors(largest[value], rows.astype(np.float64), alpha))
-    _tidy(model)
+    drop_unread(model.graph)
     return len(largest)
 
 
@@ -84,11 +85,3 @@ def _apply(model: onnx.ModelProto, view: GraphView, value: str, readers: Sequenc
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(rows.T if turned else rows), f"{name}/{number}"))
         reader.node.input[0], reader.node.input[1] = name, f"{name}/{number}"
     graph.node.insert(at, helper.make_node("Mul", [value, f"{name}/scale"], [name], name=name))
-
-
-def _tidy(model: onnx.ModelProto) -> None:
-    graph = model.graph
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)

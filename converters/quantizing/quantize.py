@@ -32,7 +32,8 @@ from converters.graphs.equalize import equalize
 from converters.graphs.graph_view import GraphView, has_subgraphs, layer_weights
 from converters.graphs.lossless import PROOF_DB, likeness, simplify, strip_names
 from converters.graphs.smooth import smooth
-from converters.graphs.weights import halve_weights, quantize_tables, quantize_weights
+from converters.graphs.terse import strip_defaults, strip_zero_points
+from converters.graphs.weights import halve_biases, halve_weights, quantize_tables, quantize_weights
 from converters.quantizing.bias import correct_biases
 from converters.quantizing.ranges import Ranges
 from converters.quantizing.sensitivity import NodeNoise, node_noise
@@ -78,6 +79,8 @@ class Quantizer:
         try:
             model = self._made(recipe)
             strip_names(model)
+            strip_defaults(model)
+            strip_zero_points(model)
             onnx.checker.check_model(model)
         except (RecipeFailed, OSError):  # a full disk is no fault of the recipe
             raise
@@ -201,6 +204,7 @@ class Quantizer:
         model = _copy(self.prepared())
         if not quantize_weights(model, smallest=recipe.smallest):
             raise RecipeFailed(f"changes nothing: no layer of the model has {recipe.smallest} float32 weights or more")
+        halve_biases(model)
         return _slim(model)
 
     def _half(self) -> onnx.ModelProto:
