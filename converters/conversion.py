@@ -27,6 +27,7 @@ from converters.data.raw import check_fits, class_names, process_arrays, read_di
 from converters.data.spool import spool
 from converters.errors import AccuracyRefused, DataRejected, RecipeFailed, SettingsRejected, SourceRejected
 from converters.graphs.lossless import Compressed, compress
+from converters.graphs.observe import inner_bytes
 from converters.journal import Journal, journal_path
 from converters.judging import evaluation, measures
 from converters.judging.answering import Evaluate, name_of, score
@@ -118,7 +119,7 @@ def convert(
     variants for LiteRT, emitted from the ONNX model: static int8 and weight-only where they can be made; with `tflite` float
     and dynamic too, and a warning where they cannot be; with `tflite=False` none.
     `target` names the processors that it is for. With `minutes` the static recipe is searched for so long; without, only
-    where the plain one misses the budget, for at most a minute. A search that was stopped goes on when it is asked for again.
+    where the plain one misses the budget, for 20 seconds. A search that was stopped goes on when it is asked for again.
 
     `processing` travels in the manifest: how what users have becomes an input, and outputs results. With it, `calibration` and
     `evaluate` may be directories of what it opens, in subdirectories named after their classes where those are known; and
@@ -262,9 +263,11 @@ class _Conversion:
 
     def _reference(self, model: runtime.Model, data: Dataset, held_out: Dataset | None) -> Reference:
         self._progress("running the float model", 0.1)
-        parts = split(data, held_out, seed=self._settings.seed)
-        batch = evaluation.batch_size(model.inputs, self._source.path)
+        batch = evaluation.batch_size(model.inputs, self._source.path, lambda: self._inner_bytes(data))
         try:
+            first = evaluation.run(model, data.take(np.arange(1)), batch=1)
+            answer_bytes = sum(values.nbytes for values in first.values())
+            parts = split(data, held_out, seed=self._settings.seed, answer_bytes=answer_bytes)
             golden = evaluation.run(model, parts.golden, batch=1)
             outputs = evaluation.run(model, parts.held_out, batch=batch)
         except RecipeFailed as error:
@@ -279,6 +282,12 @@ class _Conversion:
         _check_names(self._settings.classes, None if classes is None else outputs[classes])
         metric = None if classes is not None else measures.vector_metric(outputs, parts.held_out)
         return Reference(parts=parts, batch=batch, golden=golden, held_out=outputs, classes=classes, metric=metric)
+
+    def _inner_bytes(self, data: Dataset) -> int:
+        try:
+            return inner_bytes(self._source.model, next(data.batches(1)))
+        except RecipeFailed:  # what cannot be looked into is run as it is, which says what is wrong with it
+            return 0
 
     def _check_accuracy(self, reference: Reference) -> None:
         least = self._settings.min_accuracy

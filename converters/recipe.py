@@ -146,8 +146,10 @@ class WeightsRecipe:
     name: str = "int8-weights"
     precision: str = "int8-weights"
     format: Format = "onnx"
-    smallest: int = 64
-    """Tensors with fewer elements stay float, as do those whose scales would cost what they save."""
+    smallest: int = 256
+    """Tensors with fewer elements are stored in 16-bit floats, as are those whose scales would cost what they save. Often they
+    are first layers, whose noise all others carry on: 216 weights in 8 bits took an OCR model from 23 to 15 dB (measured).
+    """
 
     @property
     def session_options(self) -> dict[str, str]:
@@ -159,7 +161,7 @@ class WeightsRecipe:
         return {
             "kind": "weight-only",
             "weights": "int8",
-            "biases": "float16",
+            "rest": "float16",
             "per_channel": "true",
             "smallest": str(self.smallest),
         }

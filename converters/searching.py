@@ -28,7 +28,7 @@ from converters.search import Budget, Score, Tried, best, key, search
 from converters.settings import Settings
 from converters.sources import Source
 
-SHORT_SECONDS: Final = 60.0
+SHORT_SECONDS: Final = 20.0
 """A search that nobody asked for takes no longer."""
 
 _TIMING_SECONDS: Final = 0.3

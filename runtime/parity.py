@@ -11,6 +11,8 @@ from runtime.engine import Array
 
 SQNR_LIMIT_DB: Final = 200.0
 """Equal answers have no noise; their ratio is given as this, so that it stays a number."""
+_AT_ONCE: Final = 1 << 20
+"""So many elements are looked at together."""
 
 
 def sqnr_db(reference: Array, actual: Array) -> float:
@@ -18,9 +20,22 @@ def sqnr_db(reference: Array, actual: Array) -> float:
 
     Both arrays have the same shape and are finite.
     """
-    wanted = np.asarray(reference, np.float64)
-    noise = float(np.sum((np.asarray(actual, np.float64) - wanted) ** 2))
-    signal = float(np.sum(wanted**2))
+    return ratio_db(*energies(reference, actual))
+
+
+def energies(reference: Array, actual: Array) -> tuple[float, float]:
+    """The energy of `reference` and that of the difference, summed in float64 without a copy of either array."""
+    wanted, got = np.reshape(reference, -1), np.reshape(actual, -1)
+    signal = noise = 0.0
+    for at in range(0, wanted.size, _AT_ONCE):
+        some = np.asarray(wanted[at : at + _AT_ONCE], np.float64)
+        off = np.asarray(got[at : at + _AT_ONCE], np.float64) - some
+        signal, noise = (before + float(np.einsum("i,i->", each, each)) for before, each in ((signal, some), (noise, off)))
+    return signal, noise
+
+
+def ratio_db(signal: float, noise: float) -> float:
+    """Two energies' ratio in dB, within ±`SQNR_LIMIT_DB`; no signal at all is the lower end."""
     if noise == 0:
         return SQNR_LIMIT_DB
     if signal == 0:

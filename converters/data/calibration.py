@@ -48,7 +48,7 @@ _CALIBRATION: Final = 512
 _GOLDEN: Final = 64
 _GOLDEN_AT_LEAST: Final = 4
 _GOLDEN_BYTES: Final = 8 * 1024**2
-"""Golden inputs travel to every device."""
+"""Golden samples and their answers travel to every device."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ class Parts:
     held_out: Dataset
 
 
-def split(data: Dataset, evaluation: Dataset | None, *, seed: int) -> Parts:
+def split(data: Dataset, evaluation: Dataset | None, *, seed: int, answer_bytes: int = 0) -> Parts:
     """Deal the samples out by `seed`: a third (at most 512) calibrates, up to 64 are golden, all others are held out.
 
-    With a separate `evaluation` set, that one is held out and `data` only calibrates and gives the golden samples.
-    Raises `DataRejected` when there are too few.
+    Golden ones are fewer where a sample and its answer, of `answer_bytes`, are large. With a separate `evaluation` set, that
+    one is held out and `data` only calibrates and gives the golden samples. Raises `DataRejected` when there are too few.
     """
     if len(data) < SAMPLES_AT_LEAST:
         raise DataRejected(
@@ -101,7 +101,7 @@ def split(data: Dataset, evaluation: Dataset | None, *, seed: int) -> Parts:
             "calibrate, become the golden samples, and measure the accuracy."
         )
     order = np.random.default_rng(seed).permutation(len(data))
-    golden = max(_GOLDEN_AT_LEAST, min(_GOLDEN, len(data) // 4, _GOLDEN_BYTES // data.sample_bytes()))
+    golden = max(_GOLDEN_AT_LEAST, min(_GOLDEN, len(data) // 4, _GOLDEN_BYTES // (data.sample_bytes() + answer_bytes)))
     rest = len(data) - golden
     calibration = min(_CALIBRATION, len(data) // 3 if evaluation is None else rest)
     first, second = golden, golden + calibration

@@ -25,7 +25,7 @@ from runtime import parity
 PROOF_DB: Final = 90.0
 """Other orders of summation in float32 differ by less than this; a wrong channel by far more."""
 
-_SAMPLES: Final = 64
+_SAMPLES: Final = 32
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ Outputs = dict[str, NDArray[Any]]
 Stopwatch = Callable[[], float]
 
 BATCH: Final = 64
+AT_ONCE: Final = 64 * 1024**2
+"""Bytes that the inner values of one call may take together, unless one sample's are more."""
 _ROUNDS_AT_LEAST: Final = 7
 _ROUNDS_AT_MOST: Final = 300
 _PATIENCE: Final = 4
@@ -51,14 +53,20 @@ class Quality:
     """Agreement with float, where the first output may tell a class and nobody said so."""
 
 
-def batch_size(specs: tuple[TensorSpec, ...], path: Path) -> int:
-    """How many samples one call takes. Raises `SourceRejected` when an input has no axis to put samples on."""
+def batch_size(specs: tuple[TensorSpec, ...], path: Path, inner: Callable[[], int] = lambda: 0) -> int:
+    """How many samples one call takes; `inner` measures how many bytes one sample's inner values take.
+
+    So many that these stay within `AT_ONCE`: more would cost memory, and time too, as they leave the processor's caches.
+    Raises `SourceRejected` when an input has no axis to put samples on.
+    """
     for spec in specs:
         if not spec.shape or spec.shape[0] not in (DYNAMIC, 1):
             raise SourceRejected(
                 f"{path}: the input {spec.describe()} fixes its first axis. Export the model with a free batch axis, or with 1."
             )
-    return BATCH if all(spec.shape[0] == DYNAMIC for spec in specs) else 1
+    if any(spec.shape[0] != DYNAMIC for spec in specs):
+        return 1
+    return min(BATCH, max(1, AT_ONCE // max(1, inner())))
 
 
 def load_source(path: Path, shown: Path) -> runtime.Model:
@@ -80,8 +88,8 @@ def load_variant(path: Path, session_options: Mapping[str, str]) -> runtime.Mode
 
 def run(model: runtime.Model, data: Dataset, *, batch: int) -> Outputs:
     """All outputs for all samples, first axis the sample. Raises `RecipeFailed`: the model does not run on such data."""
-    pieces: dict[str, list[NDArray[Any]]] = {spec.name: [] for spec in model.outputs}
-    for inputs in data.batches(batch):
+    found: Outputs = {}
+    for start, inputs in zip(range(0, len(data), batch), data.batches(batch), strict=True):
         count = len(next(iter(inputs.values())))
         try:
             outputs = model(inputs)
@@ -93,8 +101,15 @@ def run(model: runtime.Model, data: Dataset, *, batch: int) -> Outputs:
                 raise RecipeFailed(
                     f"gives {name!r} in the shape {list(values.shape)} for {count} samples, and its first axis must count them"
                 )
-            pieces[name].append(values)
-    return {name: np.concatenate(values) for name, values in pieces.items()}
+            if name not in found:
+                found[name] = np.empty((len(data), *values.shape[1:]), values.dtype)
+            if values.shape[1:] != found[name].shape[1:]:
+                raise RecipeFailed(
+                    f"gives {name!r} in the shape {list(values.shape)} after {[count, *found[name].shape[1:]]}: samples are "
+                    "compared only where all answers have one shape"
+                )
+            found[name][start : start + count] = values
+    return found
 
 
 def class_output(specs: tuple[TensorSpec, ...], outputs: Outputs, labels: NDArray[np.int64] | None) -> str | None:

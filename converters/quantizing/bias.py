@@ -7,7 +7,7 @@ back twice. It hurts some models (ResNet-8, measured), so it is a cure that a se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,10 +18,11 @@ from onnx import helper, numpy_helper
 
 from converters.errors import RecipeFailed
 from converters.graphs.graph_view import GraphView
-from converters.graphs.observe import Batch, observe, session
+from converters.graphs.observe import Batch, observe, pieces, session
 
 _SAMPLES: Final = 32
 """Means of channels need no more, since every place of a picture counts."""
+_AT_ONCE: Final = 8
 _LAYERS: Final = 80
 """Larger models have the model run too often for what it gives."""
 _BIAS: Final = 2
@@ -51,24 +52,14 @@ def correct_biases(before: onnx.ModelProto, after: onnx.ModelProto, batches: Ite
     layers = _layers(GraphView(before), GraphView(after))
     if not layers or len(layers) > _LAYERS:
         return 0
-    some = list(_first(batches))
-    shown = list(observe(before, [layer.wanted for layer in layers], some))
-    wanted = {layer.wanted: _mean([each[layer.wanted] for each in shown], layer.axis) for layer in layers}
+    some = list(pieces(batches, _AT_ONCE, at_most=_SAMPLES))
+    axes = {layer.wanted: layer.axis for layer in layers}
+    wanted = _means(observe(before, list(axes), some), axes)
     biases = _corrected(after, layers, wanted, some)
     for tensor in after.graph.initializer:
         if tensor.name in biases:
             tensor.CopyFrom(numpy_helper.from_array(biases[tensor.name], tensor.name))
     return len(biases)
-
-
-def _first(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The first samples, as they come."""
-    left = _SAMPLES
-    for batch in batches:
-        yield {name: values[:left] for name, values in batch.items()}
-        left -= len(next(iter(batch.values())))
-        if left <= 0:
-            return
 
 
 def _layers(before: GraphView, after: GraphView) -> list[_Layer]:
@@ -94,10 +85,11 @@ def _corrected(
     limits = np.iinfo(np.int32)
     for layer in layers:
         try:
-            made = [engine.run([layer.made], {**batch, **biases})[0] for batch in batches]
+            made = ({layer.made: engine.run([layer.made], {**batch, **biases})[0]} for batch in batches)
+            mean = _means(made, {layer.made: layer.axis})[layer.made]
         except Exception as error:
             raise RecipeFailed(f"fails on the data: {str(error).splitlines()[0]}") from error
-        steps = np.rint((wanted[layer.wanted] - _mean(made, layer.axis)) / layer.scale)
+        steps = np.rint((wanted[layer.wanted] - mean) / layer.scale)
         biases[layer.bias] = np.clip(biases[layer.bias] + steps, limits.min, limits.max).astype(np.int32)
     return biases
 
@@ -114,7 +106,12 @@ def _opened(after: onnx.ModelProto, layers: Sequence[_Layer], biases: Mapping[st
     return model
 
 
-def _mean(pieces: Sequence[NDArray[Any]], axis: int) -> Means:
-    """Each channel's mean over samples and places."""
-    channels = np.concatenate([np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis]) for values in pieces])
-    return np.asarray(channels.mean(axis=0, dtype=np.float64))
+def _means(shown: Iterable[Batch], axes: Mapping[str, int]) -> dict[str, Means]:
+    """Each channel's mean over samples and places, by value; its channels lie along the axis in `axes`."""
+    sums, counts = dict[str, Means](), dict.fromkeys(axes, 0)
+    for batch in shown:
+        for name, axis in axes.items():
+            channels = np.moveaxis(batch[name], axis, -1).reshape(-1, batch[name].shape[axis])
+            sums[name] = sums.get(name, np.float64(0)) + channels.sum(axis=0, dtype=np.float64)
+            counts[name] += len(channels)
+    return {name: total / counts[name] for name, total in sums.items()}

@@ -33,7 +33,7 @@ from converters.graphs.graph_view import GraphView, has_subgraphs, layer_weights
 from converters.graphs.lossless import PROOF_DB, likeness, simplify, strip_names
 from converters.graphs.smooth import smooth
 from converters.graphs.terse import strip_defaults, strip_zero_points
-from converters.graphs.weights import halve_biases, halve_weights, quantize_tables, quantize_weights
+from converters.graphs.weights import halve_rest, halve_weights, quantize_tables, quantize_weights
 from converters.quantizing.bias import correct_biases
 from converters.quantizing.ranges import Ranges
 from converters.quantizing.sensitivity import NodeNoise, node_noise
@@ -204,7 +204,7 @@ class Quantizer:
         model = _copy(self.prepared())
         if not quantize_weights(model, smallest=recipe.smallest):
             raise RecipeFailed(f"changes nothing: no layer of the model has {recipe.smallest} float32 weights or more")
-        halve_biases(model)
+        halve_rest(model)
         return _slim(model)
 
     def _half(self) -> onnx.ModelProto:

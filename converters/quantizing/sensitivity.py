@@ -1,6 +1,7 @@
 """Which nodes an int8 model suffers from: the noise of every activation, float against int8, in one run of each.
 
-A node is blamed for the noise that its output has beyond that of its inputs. Ranking is pure; `node_noise` runs the models.
+A node is blamed for the noise that its output has beyond that of its inputs. Ranking is pure; `node_noise` runs the models,
+sample by sample, and keeps sums of squares only: the activations of one sample of a picture model may be hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import numpy as np
 import onnx
 
 from converters.graphs.graph_view import GraphView
-from converters.graphs.observe import Batch, observe
+from converters.graphs.observe import Batch, observe, pieces
 from runtime import parity
 
-_SAMPLES: Final = 16
+_SAMPLES: Final = 8
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,24 @@ def node_noise(before: onnx.ModelProto, after: onnx.ModelProto, batches: Iterabl
 
     Raises `RecipeFailed` where a model does not run.
     """
-    first = {name: values[:_SAMPLES] for name, values in next(iter(batches)).items()}
     view, quantized = GraphView(before), GraphView(after)
     there = {name for node in quantized.nodes for name in node.output}
     places = {node.output[0]: _unpacked(quantized, node.output[0]) for node in view.nodes if node.output[0] in there}
     if not places:
         return []
-    one, other = next(observe(before, list(places), [first])), next(observe(after, list(places.values()), [first]))
-    ratios = {
-        name: parity.sqnr_db(one[name], other[place])
-        for name, place in places.items()
-        if one[name].dtype == np.float32 and one[name].shape == other[place].shape
-    }
-    return rank(view.nodes, ratios)
+    some = list(pieces(batches, 1, at_most=_SAMPLES))
+    float_runs, int8_runs = observe(before, list(places), some), observe(after, list(places.values()), some)
+    signals, noises = dict.fromkeys(places, 0.0), dict.fromkeys(places, 0.0)
+    for _ in some:
+        one, other = next(float_runs), next(int8_runs)
+        for name, place in places.items():
+            if name in signals and one[name].dtype == np.float32 and one[name].shape == other[place].shape:
+                signal, noise = parity.energies(one[name], other[place])
+                signals[name], noises[name] = signals[name] + signal, noises[name] + noise
+            else:
+                signals.pop(name, None)
+        del one, other  # before the next run makes as much again
+    return rank(view.nodes, {name: parity.ratio_db(signal, noises[name]) for name, signal in signals.items()})
 
 
 def _unpacked(view: GraphView, value: str) -> str:

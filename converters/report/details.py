@@ -85,9 +85,8 @@ def _changed(reference: Reference, outputs: Outputs) -> NDArray[np.bool_]:
 
 def _noise(wanted: NDArray[Any], got: NDArray[Any]) -> NDArray[np.float64]:
     """Each sample's share of noise in its answer."""
-    rows = wanted.reshape(len(wanted), -1).astype(np.float64)
-    lost = ((got.reshape(rows.shape) - rows) ** 2).sum(axis=1)
-    return np.asarray(lost / np.maximum((rows**2).sum(axis=1), 1e-30))
+    parts = [parity.energies(*pair) for pair in zip(wanted, got, strict=True)]
+    return np.array([noise / max(signal, 1e-30) for signal, noise in parts])
 
 
 def nodes(noise: Sequence[NodeNoise]) -> tuple[NodeReport, ...]:

@@ -240,6 +240,11 @@ def test_large_samples_make_fewer_golden_ones() -> None:
     assert len(split(data, None, seed=0).golden) == 8
 
 
+def test_golden_answers_that_are_large_leave_room_for_fewer() -> None:
+    data = numbered(400)
+    assert [len(split(data, None, seed=0, answer_bytes=size).golden) for size in (0, 1024**2, 8 * 1024**2)] == [64, 7, 4]
+
+
 def test_a_model_without_inputs_is_refused() -> None:
     with pytest.raises(SourceRejected, match="has no inputs"):
         make_dataset({"pixels": pixels()}, ())

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from converters.data.calibration import make_dataset
 from converters.errors import DataRejected, RecipeFailed, SourceRejected
 from converters.judging.evaluation import batch_size, class_output, judge, latencies, load_source, run
 from fleet_protocol.tensors import TensorSpec
 from runtime import load
+from tests.support.conv_models import graph_of
 from tests.support.models import custom_operator, identity, linear_classifier, samples, two_inputs
 
 SCORES = (TensorSpec(name="y", datatype="FP32", shape=(-1, 3)),)
@@ -40,6 +43,27 @@ def test_a_fixed_batch_of_one_runs_sample_by_sample(tmp_path: Path) -> None:
     data = make_dataset({"x": np.arange(12, dtype=np.float32).reshape(3, 4)}, model.inputs)
     assert size == 1
     np.testing.assert_array_equal(run(model, data, batch=size)["y"], data.inputs["x"])
+
+
+@pytest.mark.parametrize(("inner", "samples"), [(0, 64), (1024, 64), (2 * 1024**2, 32), (200 * 1024**2, 1)])
+def test_fewer_samples_are_run_at_once_where_their_inner_values_are_large(inner: int, samples: int) -> None:
+    spec = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
+    assert batch_size((spec,), Path("m.onnx"), lambda: inner) == samples
+
+
+def test_answers_of_other_shapes_are_no_answers_to_compare(tmp_path: Path) -> None:
+    """As many columns as the sum of the samples says: there are detectors that give as many boxes as they see."""
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["count"], to=TensorProto.INT64),
+        helper.make_node("Unsqueeze", ["count", "first"], ["end"]),
+        helper.make_node("Slice", ["x", "start", "end", "axes"], ["y"]),
+    ]
+    constants = {"first": np.array([0]), "start": np.array([0]), "axes": np.array([1])}
+    path = tmp_path / "m.onnx"
+    onnx.save(graph_of(nodes, constants, x=["n", 4], y=["n", "columns"]), path)
+    with load(path) as model, pytest.raises(RecipeFailed, match=r"in the shape \[1, 3\] after \[1, 2\]"):
+        run(model, make_dataset({"x": np.array([[2.0] * 4, [3.0] * 4], np.float32)}, model.inputs), batch=1)
 
 
 @pytest.mark.parametrize("shape", [(8, 4), ()])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +44,33 @@ def test_a_layer_with_one_huge_channel_suffers_most_and_is_named_as_the_quantize
     kept = StaticRecipe(excluded=tuple(each.node for each in noisy[:3]))
     assert quantizer.apply(kept) != quantizer.apply(recipe)
     assert np.isfinite([each.sqnr_db for each in noisy]).all()
+
+
+def test_the_noise_of_many_samples_takes_no_more_memory_than_that_of_one() -> None:
+    """Each sample's activations are 40 MB in float, and again in the int8 model: those of 8 samples would be 640."""
+    few, many = (peak_of_noise(samples) for samples in (1, 8))
+    assert many - few < 100
+
+
+def peak_of_noise(samples: int) -> float:
+    """Megabytes at most, in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", MEASURED, str(samples)], check=True, capture_output=True, text=True)
+    return float(done.stdout) / 1024
+
+
+MEASURED = """
+import re, sys
+import subprocess
+import sys
+from pathlib import Path
+import numpy as np
+from onnx import helper
+from converters.quantizing.sensitivity import node_noise
+from tests.support.conv_models import graph_of
+names = ["x", *(f"v{at}" for at in range(19)), "y"]
+nodes = [helper.make_node("Neg", [one], [other], name=other) for one, other in zip(names, names[1:])]
+model = graph_of(nodes, {}, x=["n", 512 * 1024], y=["n", 512 * 1024])
+samples = np.ones((int(sys.argv[1]), 512 * 1024), np.float32)
+assert len(node_noise(model, model, [{"x": samples}])) == 20
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text()).group(1))
+"""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from converters.graphs.terse import strip_defaults, strip_zero_points
-from converters.graphs.weights import halve_biases, quantize_weights
+from converters.graphs.weights import halve_rest, quantize_weights
 from converters.quantizing.quantize import Quantizer
 from converters.recipe import StaticRecipe, WeightsRecipe
 from converters.sources import Source
@@ -120,21 +120,29 @@ def test_weights_are_packed_only_where_that_takes_less_room() -> None:
     assert {tensor.name for tensor in model.graph.initializer} == {"one", "many/int8", "many/scale"}
 
 
-def test_biases_beside_packed_weights_take_half_the_room_where_that_is_less() -> None:
+def test_what_layers_keep_as_float_takes_half_the_room_where_that_is_less() -> None:
     wide, narrow = np.linspace(-1, 1, 200).astype(np.float32), np.linspace(-1, 1, 8).astype(np.float32)
-    tensors = {"w": np.ones((4, 200), np.float32), "b": wide, "v": np.ones((200, 8), np.float32), "c": narrow}
+    tensors = {"w": np.ones((1, 200), np.float32), "b": wide, "v": np.ones((200, 8), np.float32), "c": narrow}
     nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["h"]), helper.make_node("Gemm", ["h", "v", "c"], ["y"])]
-    model = graph_of(nodes, tensors, x=["n", 4], y=["n", 8])
-    assert halve_biases(model) == 1
+    model = graph_of(nodes, tensors, x=["n", 1], y=["n", 8])
+    assert quantize_weights(model, smallest=256) == 1
+    assert halve_rest(model) == 2
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    assert types == dict.fromkeys("wvc", onnx.TensorProto.FLOAT) | {"b/half": onnx.TensorProto.FLOAT16}
+    half, float32, int8 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.INT8
+    assert types == {"w/half": half, "b/half": half, "v/int8": int8, "v/scale": float32, "c": float32}
     onnx.checker.check_model(model)
+
+
+def test_a_constant_that_no_layer_reads_stays_as_it_is() -> None:
+    model = graph_of([helper.make_node("Add", ["x", "c"], ["y"])], {"c": np.ones(400, np.float32)}, x=["n", 400], y=[])
+    assert halve_rest(model) == 0
 
 
 def test_a_bias_beyond_16_bits_stays() -> None:
     tensors = {"w": np.ones((4, 200), np.float32), "b": np.full(200, 1e6, np.float32)}
     model = graph_of([helper.make_node("Gemm", ["x", "w", "b"], ["y"])], tensors, x=["n", 4], y=["n", 200])
-    assert halve_biases(model) == 0
+    assert halve_rest(model) == 1
+    assert {tensor.name for tensor in model.graph.initializer} == {"w/half", "b"}
 
 
 def test_a_variant_says_nothing_that_is_meant_anyway() -> None:
