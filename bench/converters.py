@@ -1,12 +1,14 @@
 """Edgeward's conversion beside other quantizers: the same model, the same samples, one run.
 
-`python -m bench.converters [--models FOLDER] [--peers VENV] [NAME …]`. Digits has real labels. ResNet-8 has no samples here:
-it gets random images with structure, so only agreement and noise count. `--models` adds every NAME.onnx of a folder, with its
-samples in NAME.npz (an array for each input, `label` where known, and no other; the model was not trained with them) and, where
-there is one, the int8 file that its makers publish, NAME.int8.tflite. `python bench/zoo.py FOLDER` trains such models.
-Each model is one line of JSON, printed as soon as it is measured: a stop loses none.
+`python -m bench.converters [--models FOLDER] [--peers VENV] [--tensorflow VENV] [NAME …]`. Digits has real labels. ResNet-8
+has no samples here: it gets random images with structure, so only agreement and noise count. `--models` adds every
+NAME.onnx of a folder, with its samples in NAME.npz (an array for each input, `label` where known, and no other; the model
+was not trained with them) and, where there are such, the int8 file that its makers publish, NAME.int8.tflite, and the Keras
+file that it came from, NAME.h5 or NAME.keras. `python bench/zoo.py FOLDER` trains such models. Each model is one line of
+JSON, printed as soon as it is measured: a stop loses none.
 ai-edge-quantizer gets the float file that our emitter makes. `--peers` is an environment made by hand with
-`pip install nncf onnx onnxruntime`, whose NNCF is run too: its default, for transformers, and with accuracy control.
+`pip install nncf onnx onnxruntime`, whose NNCF is run too: its default, for transformers, and with accuracy control;
+`--tensorflow` one with `pip install tensorflow`, whose converter makes int8 of the Keras file.
 (neural-compressor 3.10 has no ONNX backend any more.) With scikit-learn and skl2onnx on the path,
 two models trained on the spot are measured too. Static int8 with all 8 bits also runs as on an AVX2 processor without VNNI
 (`bench.avx2_only`, else qemu-user), beside what our own check predicts of it. Latency is single-sample, one thread, in the
@@ -60,6 +62,7 @@ Files = dict[str, tuple[Path, dict[str, str]]]
 _ROOT = Path(__file__).parents[1]
 _RESNET = _ROOT.parent / "shared" / "data" / "resnet8_cifar10" / "float.onnx"
 _OFFICIAL = "official int8"
+_OF_TENSORFLOW = "TensorFlow's converter"
 _PEER_SECONDS = 150
 _LITERT_SAMPLES = 200
 _TIMING_SECONDS = 0.5
@@ -81,6 +84,16 @@ else:
     made = nncf.quantize(given, data, subset_size=len(samples), model_type=kinds.get(kind))
 onnx.save(made, out)
 """
+_TENSORFLOW = """
+import sys, numpy as np, tensorflow as tf
+model, data, out, kind = sys.argv[1:]
+converter = tf.lite.TFLiteConverter.from_keras_model(tf.keras.models.load_model(model, compile=False))
+converter.optimizations = [tf.lite.Optimize.DEFAULT]
+if kind == "full int8":
+    (samples,) = np.load(data).values()
+    converter.representative_dataset = lambda: ([each[None].astype(np.float32)] for each in samples)
+open(out, "wb").write(converter.convert())
+"""
 _CHILD = """
 import sys, numpy, onnxruntime
 options = onnxruntime.SessionOptions(); options.intra_op_num_threads = 1
@@ -100,6 +113,8 @@ class Case:
     labels: Array | None
     official: Path | None = None
     """The int8 .tflite file that the model's makers publish."""
+    keras: Path | None = None
+    """The Keras file that the model was exported from."""
 
     def take(self, first: int, behind: int | None = None) -> dict[str, Array]:
         """The samples from `first` up to `behind`."""
@@ -109,6 +124,14 @@ class Case:
     def count(self) -> int:
         """How many samples there are."""
         return len(next(iter(self.inputs.values())))
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Virtual environments with what is not installed here; None: it is not measured."""
+
+    nncf: Path | None = None
+    tensorflow: Path | None = None
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
@@ -124,7 +147,7 @@ def measure() -> dict[str, object]:
 
 
 def measured(
-    given: Path | None = None, peers: Path | None = None, names: Sequence[str] = ()
+    given: Path | None = None, peers: Peers | None = None, names: Sequence[str] = ()
 ) -> Iterator[tuple[str, dict[str, object]]]:
     """Each model's name and figures, as they come. A model that cannot be measured says why, and the next one follows."""
     with tempfile.TemporaryDirectory(prefix="edgeward-bench-") as folder:
@@ -132,7 +155,7 @@ def measured(
             if names and case.name not in names:
                 continue
             try:
-                yield case.name, _measure(case, Path(folder), peers)
+                yield case.name, _measure(case, Path(folder), peers or Peers())
             except Exception as error:  # noqa: BLE001  # whatever fails with one model, the others are measured
                 yield case.name, _failure(error)
 
@@ -146,7 +169,8 @@ def _cases(work: Path, given: Path | None) -> Iterator[Case]:
     with np.load(_ROOT / "examples" / "digits" / "digits.npz") as arrays:
         yield Case("digits", _ROOT / "examples" / "digits" / "digits-v1.onnx", {"pixels": arrays["pixels"]}, arrays["label"])
     if _RESNET.exists():
-        yield Case("resnet8 (random images)", _RESNET, {"input_1": _images(192) * np.float32(255)}, None)
+        official, keras = (_RESNET.with_name(name) for name in ("official_int8.tflite", "model.h5"))
+        yield Case("resnet8 (random images)", _RESNET, {"input_1": _images(192) * np.float32(255)}, None, official, keras)
     if importlib.util.find_spec("sklearn") and importlib.util.find_spec("skl2onnx"):
         yield from _scikit(work)
 
@@ -155,13 +179,14 @@ def in_folder(folder: Path) -> Iterator[Case]:
     """The models of a folder that have samples beside them."""
     for path in sorted(folder.glob("*.onnx")):
         samples, official = path.with_suffix(".npz"), path.with_suffix(".int8.tflite")
+        keras = next((each for each in map(path.with_suffix, (".h5", ".keras")) if each.exists()), None)
         if not samples.exists():
             print(f"{path.name} has no samples: {samples.name} is not there.", file=sys.stderr)
             continue
         with np.load(samples) as arrays:
             found = dict(arrays)
         labels = found.pop("label", None)
-        yield Case(path.stem, path, found, labels, official if official.exists() else None)
+        yield Case(path.stem, path, found, labels, official if official.exists() else None, keras)
 
 
 def _images(count: int) -> Array:
@@ -192,7 +217,7 @@ def _scikit(work: Path) -> Iterator[Case]:
         yield Case(name, path, {made.graph.input[0].name: x[half:]}, labels)
 
 
-def _measure(case: Case, work: Path, peers: Path | None) -> dict[str, object]:
+def _measure(case: Case, work: Path, peers: Peers) -> dict[str, object]:
     print(f"measuring {case.name} …", file=sys.stderr)
     folder = work / case.name.replace(" ", "-")
     third = case.count // 3
@@ -204,8 +229,9 @@ def _measure(case: Case, work: Path, peers: Path | None) -> dict[str, object]:
     for variant in bundle.manifest.variants:
         files[f"edgeward {variant.name}"] = (bundle.path(variant.file), variant.session_options)
     failed: dict[str, object] = {}
-    for name, make in (_PEERS | _nncf(case, peers)).items():
-        path = work / f"{case.name}-{name}.{'tflite' if make in _LITERT.values() else 'onnx'}".replace(" ", "-")
+    of_tensorflow = _tensorflow(case, peers)
+    for name, make in (_PEERS | _nncf(case, peers) | of_tensorflow).items():
+        path = work / f"{case.name}-{name}.{'tflite' if name in _LITERT | of_tensorflow else 'onnx'}".replace(" ", "-")
         try:
             make(case, third, path)
             runtime.load(path, threads=1).close()
@@ -272,15 +298,27 @@ _PEERS: dict[str, Callable[[Case, int, Path], None]] = {
 } | _LITERT
 
 
-def _nncf(case: Case, peers: Path | None) -> dict[str, Callable[[Case, int, Path], None]]:
-    if peers is None:
+def _nncf(case: Case, peers: Peers) -> dict[str, Callable[[Case, int, Path], None]]:
+    if peers.nncf is None:
         return {}
     kinds = [
         "default",
         *(["transformer"] if len(case.inputs) > 1 else []),
         *(["accuracy control"] if case.labels is not None else []),
     ]
-    return {f"NNCF, {kind}": partial(_run_nncf, peers, kind) for kind in kinds}
+    return {f"NNCF, {kind}": partial(_run_nncf, peers.nncf, kind) for kind in kinds}
+
+
+def _tensorflow(case: Case, peers: Peers) -> dict[str, Callable[[Case, int, Path], None]]:
+    if peers.tensorflow is None or case.keras is None:
+        return {}
+    return {f"{_OF_TENSORFLOW}, {kind}": partial(_run_tensorflow, peers.tensorflow, kind) for kind in ("full int8", "dynamic")}
+
+
+def _run_tensorflow(venv: Path, kind: str, case: Case, count: int, path: Path) -> None:
+    data = path.with_suffix(".npz")
+    np.savez(data, allow_pickle=False, **case.take(0, min(count, _LITERT_SAMPLES)))
+    _run_peer([str(venv / "bin" / "python"), "-c", _TENSORFLOW, str(case.keras), str(data), str(path), kind])
 
 
 def _run_nncf(peers: Path, kind: str, case: Case, count: int, path: Path) -> None:
@@ -288,6 +326,10 @@ def _run_nncf(peers: Path, kind: str, case: Case, count: int, path: Path) -> Non
     labels = {} if case.labels is None else {"label": case.labels[:count]}
     np.savez(data, allow_pickle=False, **case.take(0, count), **labels)
     command = [str(peers / "bin" / "python"), "-c", _NNCF, str(case.model), str(data), str(path), kind, str(min(count, 300))]
+    _run_peer(command)
+
+
+def _run_peer(command: list[str]) -> None:
     done = subprocess.run(command, check=False, timeout=_PEER_SECONDS, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError((done.stderr.strip() or "no word").splitlines()[-1])
@@ -311,7 +353,9 @@ def _compare(case: Case, files: Files) -> dict[str, object]:
     for name, (path, options) in files.items():
         try:
             model = (
-                official_int8.load(path, given) if name == _OFFICIAL else runtime.load(path, session_options=options, threads=1)
+                official_int8.load(path, given)
+                if name.startswith((_OFFICIAL, _OF_TENSORFLOW))
+                else runtime.load(path, session_options=options, threads=1)
             )
             answers[name] = run(model, data, batch=64)
         except Exception as error:  # noqa: BLE001  # a file that fails on the data is a result too
@@ -386,9 +430,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", "--zoo", type=Path, help="a folder with NAME.onnx, NAME.npz, and maybe NAME.int8.tflite")
     parser.add_argument("--peers", type=Path, help="a virtual environment with nncf")
+    parser.add_argument("--tensorflow", type=Path, help="a virtual environment with tensorflow")
     parser.add_argument("names", nargs="*", help="cases to measure; all of them without")
     given = parser.parse_args()
-    for name, figures in measured(given.models, given.peers, given.names):
+    for name, figures in measured(given.models, Peers(given.peers, given.tensorflow), given.names):
         print(json.dumps({name: figures}), flush=True)
 
 

@@ -48,6 +48,12 @@ def test_a_model_comes_with_its_samples_and_its_makers_int8_file(folder: Path) -
     assert len(case.labels) == case.count
 
 
+def test_a_model_comes_with_the_keras_file_that_it_was_exported_from(folder: Path) -> None:
+    assert next(in_folder(folder)).keras is None
+    (folder / "digits.keras").touch()
+    assert next(in_folder(folder)).keras == folder / "digits.keras"
+
+
 def test_an_int8_file_answers_floats_as_the_float_model_does(folder: Path) -> None:
     (case,) = in_folder(folder)
     given = runtime.load(case.model)
