@@ -69,14 +69,14 @@ def _emit_node(emission: Emission, node: Node) -> None:
 
 
 def _put_outputs(emission: Emission, watch: Sequence[str]) -> None:
-    taken = {id(tensor) for _, tensor in emission.graph.inputs}
+    taken = {id(tensor) for _, tensor in emission.graph.inputs} | set(emission.graph.consumers())
     if all(emission.get(name).is_constant for name in emission.prepared.outputs):
         raise RecipeFailed("answers with constants only, whatever it is given")
     for name in dict.fromkeys((*emission.prepared.outputs, *watch)):
         tensor = emission.plain(emission.get(name))
         if 0 in tensor.shape.sizes:
             raise RecipeFailed(f"answers {name!r} without elements, which TFLite does not store")
-        if tensor.data is not None or id(tensor) in taken:  # a signature wants one computed tensor a name
+        if tensor.data is not None or id(tensor) in taken:  # a signature wants a computed tensor of its own for each name
             tensor = _copy(emission, tensor)
         taken.add(id(tensor))
         emission.graph.outputs.append((name, tensor))

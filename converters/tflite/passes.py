@@ -21,6 +21,9 @@ _INPUT_AXIS: Final = {"CONV_2D": 3, "FULLY_CONNECTED": 1}
 
 _ACTIVATIONS: Final = {"RELU": Activation.RELU, "RELU6": Activation.RELU6, "RELU_N1_TO_1": Activation.RELU_N1_TO_1}
 
+LARGEST_SIGNAL: Final = 9999.0
+"""From about here on numbers mask others (−10000, −1e9, float32's least), and would take all steps of 8 bits for themselves."""
+
 _KEY: Final = "fusedActivationFunction"
 
 
@@ -109,6 +112,8 @@ def _channel_numbers(follower: Operation, layer: Operation) -> Array | None:
     if constant.data is None or constant.data.dtype != np.float32 or follower.outputs[0].shape != result.shape:
         return None
     if constant.data.size != 1 and constant.data.shape != (channels,):
+        return None
+    if not (np.abs(constant.data) <= LARGEST_SIGNAL).all():
         return None
     return np.asarray(np.broadcast_to(constant.data.reshape(-1), [channels]), np.float32)
 

@@ -7,8 +7,8 @@ samples. What the quantizer raises is mapped here to `RecipeFailed`. The same fi
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
+import re
 import warnings
 from typing import Any, Final, Literal
 
@@ -17,20 +17,18 @@ import numpy as np
 from converters.errors import RecipeFailed
 from converters.tflite import toolkit
 from converters.tflite.calibrate import Ranges
-from converters.tflite.graph import Array
+from converters.tflite.extremes import masking, wide_enough, with_room_for_biases
 from converters.tflite.serialise import pack
 
 Kind = Literal["static", "dynamic", "weights"]
 
-KEPT_FLOAT: Final = ("SOFTMAX", "SQRT", "RSQRT", "SQUARED_DIFFERENCE", "DIV")
+KEPT_FLOAT: Final = ("SOFTMAX", "SQRT", "RSQRT", "SQUARED_DIFFERENCE", "DIV", "EQUAL", "NOT_EQUAL")
 """Operations that 8 bits cost 10 dB and more (measured), while they take a small part of the time.
 
-DIV even fails where a divisor becomes 0 in 8 bits.
+DIV even fails where a divisor becomes 0 in 8 bits, and what is equal in 8 bits need not be.
 """
 
 _BITS: Final = 8
-_BIAS_BITS: Final = 30
-_NARROWEST: Final = 1e-7
 _NO_QUANTIZE: Final = "no_quantize"
 
 
@@ -67,8 +65,19 @@ def _recipe(kind: Kind, *, integer_io: bool) -> list[dict[str, Any]]:
     return recipe
 
 
+def _kept_float(names: list[str]) -> list[dict[str, Any]]:
+    """Recipes that leave the operations with these results as they are."""
+    operations, manager = toolkit.quantizer("qtyping").TFLOperationName, toolkit.quantizer("recipe_manager").RecipeManager()
+    for name in names:
+        manager.add_quantization_config(f"^{re.escape(name)}(;|$)", operations.ALL_SUPPORTED, algorithm_key=_NO_QUANTIZE)
+    recipe: list[dict[str, Any]] = manager.get_quantization_recipe()
+    return recipe
+
+
 def _quantised(content: bytes, recipe: list[dict[str, Any]], ranges: Ranges | None) -> bytes:
-    content = content if ranges is None else with_room_for_biases(content, ranges)
+    if ranges is not None:
+        content = with_room_for_biases(content, ranges)
+        recipe = [*recipe, *_kept_float(masking(content, ranges))]
     quantizer = toolkit.quantizer("quantizer").Quantizer(bytearray(content), recipe)
     statistics = None if ranges is None else _statistics(content, ranges)
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # it draws progress bars, asked or not
@@ -85,68 +94,9 @@ def _statistics(content: bytes, ranges: Ranges) -> dict[str, dict[str, Any]]:
         name = tensor.name.decode("utf-8")
         if name in ranges:
             ones = [1] * (0 if tensor.shape is None else len(tensor.shape))
-            low, high = _wide_enough(*ranges[name])
+            low, high = wide_enough(*ranges[name])
             found[name] = {"min": np.full(ones, low, np.float32), "max": np.full(ones, high, np.float32)}
     return found
-
-
-def _wide_enough(low: float, high: float) -> tuple[float, float]:
-    """A tensor that was always 0 gets the scale of one up to 1: with none, the bias behind it would overflow."""
-    return (low, high) if max(-low, high) > _NARROWEST else (0.0, 1.0)
-
-
-def with_room_for_biases(content: bytes, ranges: Ranges) -> bytes:
-    """The float model with one weight raised in each channel whose bias drowns all of them.
-
-    A bias is stored in steps of the input's scale times the channel's. Where a channel's weights are next to nothing (a factor
-    of a batch normalisation that training drove to 0), so are its steps, their count does not fit into the bias' 32 bits, and
-    the channel would answer anything. The raised weight makes the steps large enough, and adds 3e-5 of the bias at most.
-    """
-    model = toolkit.schema().ModelT.InitFromPackedBuf(content, 0)
-    codes, graph, changed = toolkit.schema().BuiltinOperator, model.subgraphs[0], False
-    axes = {codes.CONV_2D: 0, codes.FULLY_CONNECTED: 0, codes.DEPTHWISE_CONV_2D: 3}
-    for operator in graph.operators:
-        axis = axes.get(model.operatorCodes[operator.opcodeIndex].builtinCode)
-        source = graph.tensors[operator.inputs[0]].name.decode("utf-8")
-        if axis is None or source not in ranges or len(operator.inputs) < 3:
-            continue
-        weights, bias = (_constant(model, operator.inputs[at]) for at in (1, 2))
-        raised = None if weights is None or bias is None else _raised(np.moveaxis(weights, axis, 0), bias, ranges[source])
-        if raised is not None:
-            operator.inputs = [operator.inputs[0], _added(model, operator.inputs[1], np.moveaxis(raised, 0, axis)),
-                               *operator.inputs[2:]]  # fmt: skip
-            changed = True
-    return pack(model) if changed else content
-
-
-def _raised(weights: Array, bias: Array, bounds: tuple[float, float]) -> Array | None:
-    """float32[channels, …] in which each channel's largest weight is large enough; None where all are."""
-    low, high = _wide_enough(*bounds)
-    step = (max(high, 0.0) - min(low, 0.0)) / (2**_BITS - 1)
-    least = np.abs(bias.astype(np.float64)) / 2**_BIAS_BITS / step * (2 ** (_BITS - 1) - 1)
-    rows = weights.reshape(len(weights), -1).copy()
-    faint = np.abs(rows).max(axis=1) < least
-    rows[faint, 0] = least[faint]
-    return rows.reshape(weights.shape) if faint.any() else None
-
-
-def _constant(model: Any, index: int) -> Array | None:  # noqa: ANN401  # the schema has no types
-    """A float32 constant, or None for what is none."""
-    tensor = model.subgraphs[0].tensors[index] if index >= 0 else None
-    if tensor is None or tensor.type != toolkit.schema().TensorType.FLOAT32 or model.buffers[tensor.buffer].data is None:
-        return None
-    return np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.float32).reshape(tensor.shape)
-
-
-def _added(model: Any, like: int, values: Array) -> int:  # noqa: ANN401  # the schema has no types
-    """A new constant beside the one that others may read too."""
-    tensors = model.subgraphs[0].tensors
-    made, buffer = copy.copy(tensors[like]), toolkit.schema().BufferT()
-    buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
-    made.buffer, made.name = len(model.buffers), f"{tensors[like].name.decode('utf-8')}/kept{len(tensors)}"
-    model.buffers.append(buffer)
-    tensors.append(made)
-    return len(tensors) - 1
 
 
 def slim(content: bytes) -> bytes:

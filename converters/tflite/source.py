@@ -6,6 +6,7 @@ those that grow with the number of samples; a constant that differs cannot be st
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ Array = NDArray[Any]
 
 _COUNTS: Final = (2, 3)
 """Numbers of samples that are tried. Not 1, for which tools remove broadcasts that others need."""
+
+
+_SMALL: Final = 1024
+"""Constants up to this size may say a shape."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +104,35 @@ def _rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
     """Simplified, with all operators taken apart that have a rule: before constants are folded, and again after."""
     simple = _optimised(_all_taken_apart(model) or model)
     again = _all_taken_apart(simple)
-    return onnx.shape_inference.infer_shapes(simple if again is None else _optimised(again), data_prop=True)
+    found = simple if again is None else _optimised(again)
+    shapes = _shapes(found)
+    for ours, theirs in ((found.graph.value_info, shapes.value_info), (found.graph.output, shapes.output)):
+        del ours[:]
+        ours.extend(theirs)
+    return found
 
 
 def _all_taken_apart(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """Also those whose shapes are only known once others are taken apart; None where there are none."""
     found = None
-    while (again := taken_apart(onnx.shape_inference.infer_shapes(found or model, data_prop=True))) is not None:
+    while (again := taken_apart(found or model, _shapes(found or model))) is not None:
         found = again
     return found
+
+
+def _shapes(model: onnx.ModelProto) -> onnx.GraphProto:
+    """The graph with the shapes that follow, without the large constants, which would be slow to copy."""
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    graph = model.graph
+    light.graph.CopyFrom(
+        onnx.GraphProto(name=graph.name, node=graph.node, value_info=graph.value_info, input=graph.input, output=graph.output)
+    )
+    for tensor in graph.initializer:
+        small = math.prod(tensor.dims) <= _SMALL
+        light.graph.initializer.append(
+            tensor if small else TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        )  # fmt: skip
+    return onnx.shape_inference.infer_shapes(light, data_prop=True).graph
 
 
 def _optimised(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -135,7 +160,7 @@ def _sample_axes(model: onnx.ModelProto) -> bool:
         if any(axis != 0 for axis in unknown):
             raise RecipeFailed(
                 f"has the input {value.name!r} with a free axis {max(unknown)}; TFLite needs fixed sizes on all but the first. "
-                "Export the model with that size fixed"
+                "Export the model with that size fixed, or fix it by python -m onnxruntime.tools.make_dynamic_shape_fixed"
             )
         found.append(bool(unknown))
     return any(found)

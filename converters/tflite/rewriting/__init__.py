@@ -28,21 +28,19 @@ RULES: Final[Mapping[str, Rule]] = {
 }
 
 
-def taken_apart(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The model with all nodes replaced that a rule replaces, or None where there is none. `model` has inferred shapes."""
-    known, found = Known(model), onnx.ModelProto()
+def taken_apart(model: onnx.ModelProto, shapes: onnx.GraphProto) -> onnx.ModelProto | None:
+    """The model with all nodes replaced that a rule replaces, or None where there is none. `shapes`: its graph, inferred."""
+    known = Known(model, shapes)
+    sites = [_replaced(known, node) for node in model.graph.node]
+    if not any(sites):
+        return None
+    found = onnx.ModelProto()
     found.CopyFrom(model)
     del found.graph.node[:]
-    changed = False
-    for node in model.graph.node:
-        site = _replaced(known, node)
-        if site is None:
-            found.graph.node.append(node)
-            continue
-        changed = True
-        found.graph.node.extend(site.nodes)
-        found.graph.initializer.extend(site.constants)
-    return found if changed else None
+    for node, site in zip(model.graph.node, sites, strict=True):
+        found.graph.node.extend([node] if site is None else site.nodes)
+        found.graph.initializer.extend([] if site is None else site.constants)
+    return found
 
 
 def _replaced(known: Known, node: onnx.NodeProto) -> Site | None:

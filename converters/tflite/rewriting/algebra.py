@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 import numpy as np
+from onnx import helper
 
 from converters.tflite.rewriting.site import Site
 
@@ -162,6 +163,11 @@ def prelu(site: Site) -> str | None:
     return site.add("Add", site.add("Max", site.input(), zero), below)
 
 
+def cast(site: Site) -> str | None:
+    """To the type that it has: onnxruntime folds nothing that stands behind such a cast."""
+    return site.input() if site.attribute("to") == helper.np_dtype_to_tensor_dtype(site.dtype()) else None
+
+
 def clip(site: Site) -> str | None:
     """By bounds that are computed."""
     given = [at for at in (1, 2) if site.has(at)]
@@ -187,6 +193,7 @@ def last_extreme(site: Site) -> str | None:
 RULES: Final = {
     "ArgMax": last_extreme,
     "ArgMin": last_extreme,
+    "Cast": cast,
     "Clip": clip,
     "Einsum": einsum,
     "GlobalLpPool": global_lp_pool,

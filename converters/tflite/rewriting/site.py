@@ -23,12 +23,11 @@ class NotKnown(Exception):
 class Known:
     """What is known of a model's tensors: constants, and shapes and types where inference found them."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        graph = model.graph
+    def __init__(self, model: onnx.ModelProto, shapes: onnx.GraphProto) -> None:
         self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-        self.types = {value.name: value.type for value in (*graph.input, *graph.value_info, *graph.output)}
-        self._stored = {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
+        self.types = {value.name: value.type for value in (*shapes.input, *shapes.value_info, *shapes.output)}
+        self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in model.graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 self._stored[node.output[0]] = node.attribute[0].t
 

@@ -43,6 +43,16 @@ def test_a_model_that_answers_alike_is_proved() -> None:
     prove(layers(), prepared, emit(prepared), samples())
 
 
+def test_shares_that_are_next_to_nothing_everywhere_may_differ_by_rounding() -> None:
+    nodes = [helper.make_node("Sub", ["x", "bound"], ["below"]), helper.make_node("Sigmoid", ["below"], ["y"])]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [SAMPLES, 4]) for name in ("x", "y")]
+    bound = numpy_helper.from_array(np.array(40, np.float32), "bound")
+    made = helper.make_graph(nodes, "blank", values[:1], values[1:], [bound])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    prepared = prepare(model)
+    prove(model, prepared, emit(prepared), samples())
+
+
 def test_the_first_node_that_differs_is_named() -> None:
     damaged = prepare(layers(second=1.1))
     with pytest.raises(RecipeFailed, match=r"differs from ONNX .* the first node that differs is MatMul 'second' \(\d+ dB"):

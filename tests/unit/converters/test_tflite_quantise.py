@@ -191,6 +191,34 @@ def test_a_softmax_that_was_taken_apart_divides_by_nothing_in_8_bits() -> None:
     np.testing.assert_allclose(run_tflite(content, inputs)["y"], run_onnx(made, inputs)["y"], atol=0.25)
 
 
+@pytest.mark.parametrize("fill", [-1e4, -1e9, float(np.finfo(np.float32).min), -np.inf])
+def test_what_is_masked_out_stays_out_in_8_bits(fill: float) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["logits"]),
+        helper.make_node("Tanh", ["logits"], ["scores"]),
+        helper.make_node("Add", ["scores", "mask"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["y"]),
+    ]
+    weights = np.random.default_rng(1).normal(size=(6, 4)).astype(np.float32)
+    made = small(nodes, {"w": weights, "mask": np.array([0, 0, fill, 0], np.float32)})
+    inputs = {"x": np.random.default_rng(2).normal(size=(64, 6)).astype(np.float32)}
+    answer = run_tflite(TfliteMaker(made, batches=lambda: iter([inputs])).apply(recipe_called("tflite-int8")), inputs)["y"]
+    assert parity.sqnr_db(run_onnx(made, inputs)["y"], answer) > 25
+    assert not answer[:, 2].any()
+
+
+def test_an_output_that_others_read_is_float_in_8_bits_too() -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["z"]), helper.make_node("MatMul", ["z", "v"], ["y"])]
+    chance = np.random.default_rng(1)
+    weights = {name: chance.normal(size=(rows, 4)).astype(np.float32) for name, rows in (("w", 6), ("v", 4))}
+    made = small(nodes, weights)
+    made.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [SAMPLES, 4]))
+    inputs = {"x": chance.normal(size=(64, 6)).astype(np.float32)}
+    answer = run_tflite(TfliteMaker(made, batches=lambda: iter([inputs])).apply(recipe_called("tflite-int8")), inputs)
+    for name, wanted in run_onnx(made, inputs).items():
+        assert parity.sqnr_db(wanted, answer[name]) > 25
+
+
 def test_a_division_by_what_8_bits_take_for_nothing_stays_float() -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["z"]),
