@@ -31,7 +31,7 @@ class Place(Waiter):
     __slots__ = ("_began", "_entrance", "_why", "_woken", "room", "version")
 
     def __init__(self, entrance: Entrance, version: str | None, deadline: float, priority: int) -> None:
-        super().__init__(deadline, priority)
+        self.deadline, self.priority = deadline, priority
         self.version = version
         self.room: Room | None = None
         """Which it is in, or waits for."""
@@ -76,7 +76,7 @@ class Place(Waiter):
             self.room.step_out(began)
 
     def take(self, room: Room, began: float) -> None:
-        """It has a place. For the entrance, under its lock."""
+        """It has a place. For the entrance."""
         self.room, self._began = room, began
 
     def refuse(self, why: RuntimeFailure) -> None:
@@ -118,6 +118,12 @@ class Entrance:
         """A place, had at once or waited for. Raises `NotServing`, `Overloaded`, `DeadlineExceeded` or `ModelUnwell`."""
         place = Place(self, version, inf if deadline is None else deadline, priority)
         now = self._clock.monotonic()
+        room = self.rooms.get(model)
+        if room is not None and version in (None, room.identity.version) and place.deadline > now:
+            began = room.enter()
+            if began is not None:
+                place.take(room, began)
+                return place
         with self.lock:
             room = self.active(model, version)
             if place.deadline > now and _walk_in(room, place):

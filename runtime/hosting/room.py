@@ -154,6 +154,16 @@ class Room:
         self._call = model.__call__
         self._settle = settle
 
+    def enter(self) -> float | None:
+        """Take a place that is free, without a lock: when that was, or None where there is none."""
+        began = time.perf_counter()
+        inside = self.inside
+        inside.append(began)
+        if not self.alert and len(inside) <= self.places:
+            return began
+        self.step_out(began)
+        return None
+
     def answer(self, inputs: Mapping[str, Array], began: float, asked: float) -> Inference:
         """The model's answer to one who is inside since `began` and asks now, and out again.
 

@@ -70,6 +70,21 @@ def wishes_of(timeout_us: int | None, level: int, key: str | None = None) -> Wis
 class Question:
     """One request for a model's answer. `body` is the request's, `model` the version in which it has its place."""
 
+    __slots__ = (
+        "_answered_ns",
+        "_asked_ns",
+        "_decoded_ns",
+        "_place",
+        "_sampled",
+        "begun_ns",
+        "body",
+        "finite",
+        "identity",
+        "is_small",
+        "model",
+        "samples",
+    )
+
     def __init__(self, place: Place, body: Body, asked_ns: int) -> None:
         room = place.entered()
         self.model = room.model
@@ -105,13 +120,13 @@ class Question:
             raise InvalidInput(f"{self.identity.model} declares no processing. Give its own tensors.")
         return self.model.processor.raw(inputs)
 
-    def end(self) -> Spent:
-        """The work on it is over: where the time went."""
+    def end(self) -> tuple[int, int, int, int]:
+        """The work on it is over: where the time went, the parts of `Spent`."""
         self._place.give_back()
         now = time.perf_counter_ns()
         decoded = self._decoded_ns or now
         answered = self._answered_ns or decoded
-        return Spent(self.begun_ns - self._asked_ns, decoded - self.begun_ns, answered - decoded, now - answered)
+        return self.begun_ns - self._asked_ns, decoded - self.begun_ns, answered - decoded, now - answered
 
 
 Work = Callable[[Question], Response]
@@ -180,7 +195,7 @@ class Answering:
         timeout_s = self._timeout_s if wishes.timeout_s is None else wishes.timeout_s
         deadline = self._clock.monotonic() + timeout_s
         try:
-            serving = self.host if version is not None else serving_for(self.host, wishes.key)
+            serving = self.host if wishes.key is None or version is not None else serving_for(self.host, wishes.key)
             if not serving.at_hand(model):
                 await self._fetch(serving, model, deadline)
             place = serving.place(model, version=version, deadline=deadline, priority=wishes.priority)
@@ -210,27 +225,32 @@ class Answering:
             raise Refused(504, f"{error} It was allowed {timeout_s:g} s.") from error
 
     def _do(self, work: Work, question: Question) -> Response:
-        outcome: Outcome = "failed"
         question.begun_ns = time.perf_counter_ns()
         try:
             response = work(question)
-            outcome = "answered" if question.finite else "non_finite"
         except RuntimeFailure as error:
-            outcome = _outcome(error) if question.finite else "non_finite"
+            self._count(question, _outcome(error) if question.finite else "non_finite")
             raise refusal(error) from error
-        finally:
-            identity, spent = question.identity, question.end()
-            self.statistics.record(
-                identity.model, identity.version, outcome, spent, samples=question.samples, now=self._clock.now()
-            )
+        except BaseException:
+            self._count(question, "failed")
+            raise
+        self._count(question, "answered" if question.finite else "non_finite")
         return response
+
+    def _count(self, question: Question, outcome: Outcome) -> None:
+        identity, spent = question.identity, question.end()
+        if outcome == "answered":
+            now = self._clock.now()
+            self.statistics.answered(identity.model, identity.version, spent, samples=question.samples, now=now)
+        else:
+            self.statistics.failed(identity.model, identity.version, outcome, spent)
 
     def _count_refused(self, error: RuntimeFailure, model: str, asked_ns: int) -> None:
         """Count it where there is such a model."""
         identity = next((each for each in self.host.identities() if each.model == model), None)
         if identity is not None:
             spent = Spent(queue=time.perf_counter_ns() - asked_ns)
-            self.statistics.record(model, identity.version, _outcome(error), spent, samples=1, now=self._clock.now())
+            self.statistics.failed(model, identity.version, _outcome(error), spent)
 
 
 class _Meaning(NamedTuple):

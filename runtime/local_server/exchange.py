@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -37,7 +37,7 @@ _UNREAD_BYTES: Final = 64 * 1024 * 1024
 _UNREAD_TIMEOUT_S: Final = 5.0
 
 
-class Response(NamedTuple):
+class Response(msgspec.Struct, frozen=True, gc=False):
     """A whole response; the content length is added when it is sent."""
 
     status: int
@@ -173,8 +173,8 @@ def json_response(value: object, status: int = 200) -> Response:
 
 
 def _check_headers(exchange: Exchange, limit: int) -> None:
-    encoding = exchange.headers.get(b"content-encoding", b"identity")
-    if encoding.lower() != b"identity":
+    encoding = exchange.headers.get(b"content-encoding")
+    if encoding is not None and encoding.lower() != b"identity":
         raise RefusedUnread(415, "Bodies are not inflated here; send the request without Content-Encoding.")
     length = exchange.headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > limit:

@@ -8,8 +8,9 @@ Here are the JSON and the classification extension; raw tensors behind the JSON 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, NamedTuple
+import struct
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
@@ -43,7 +44,7 @@ class TensorHead(msgspec.Struct, frozen=True):
 
 
 class _Input(TensorHead, frozen=True):
-    data: msgspec.Raw = msgspec.Raw()
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     parameters: _InputParameters = _InputParameters()
 
 
@@ -87,7 +88,7 @@ class _Response(msgspec.Struct, frozen=True, omit_defaults=True):
     parameters: Mapping[str, Any] = {}
 
 
-class WantedOutput(NamedTuple):
+class WantedOutput(msgspec.Struct, frozen=True, gc=False):
     """An output that a request names. `classes`: so many best classes are wanted of it (0: the tensor itself)."""
 
     name: str
@@ -109,7 +110,7 @@ class InferRequest(msgspec.Struct, frozen=True, gc=False):
     raw: bool = False
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """A response. `header_length`: so many bytes of it are JSON, and raw tensors follow; None: all of it is JSON."""
 
     content: bytes
@@ -276,12 +277,14 @@ def _array(given: _Input, section: oip_binary.Section | None) -> Array:
     size = given.parameters.binary_data_size
     if size is not None:
         return _raw_array(given, size, section)
+    if given.data is msgspec.UNSET:
+        raise MalformedRequest(f"Input {given.name} has no `data`.")
     kind = _KINDS[given.datatype]
-    values, wanted = _values(given, kind), math.prod(given.shape)
+    values, wanted = _values(given, given.data, kind), math.prod(given.shape)
     if len(values) != wanted:
         raise MalformedRequest(f"Input {given.name} has {len(values)} values; its shape {list(given.shape)} wants {wanted}.")
     try:
-        return kind.to_array(values, given).reshape(given.shape)
+        return kind.array(values, given).reshape(given.shape)
     except ValueError as error:  # a shape such as [0, 2**40, 2**40], which numpy cannot hold
         raise MalformedRequest(f"Input {given.name} has the impossible shape {list(given.shape)}.") from error
 
@@ -291,26 +294,24 @@ def _raw_array(given: _Input, size: int, section: oip_binary.Section | None) -> 
         raise MalformedRequest(
             f"Input {given.name} has a `binary_data_size`, and the request has no Inference-Header-Content-Length."
         )
-    if bytes(given.data):
+    if given.data is not msgspec.UNSET:
         raise MalformedRequest(f"Input {given.name} has both `data` and a `binary_data_size`. Send one of them.")
     return oip_binary.read(given.name, given.datatype, given.shape, section.take(given.name, size))
 
 
-def _values(given: _Input, kind: _Kind) -> list[Any]:
+def _values(given: _Input, data: msgspec.Raw, kind: _Kind) -> list[Any]:
     """The tensor's elements in row-major order; `data` may be flat, or nested as the shape says."""
-    if not bytes(given.data):
-        raise MalformedRequest(f"Input {given.name} has no `data`.")
     try:
-        return kind.decoder.decode(given.data)
+        return kind.decoder.decode(data)
     except msgspec.ValidationError as error:
-        return _nested(given, kind, error)
+        return _nested(given, data, kind, error)
     except _UNREADABLE as error:
         raise MalformedRequest(f"Input {given.name}: its data cannot be read: {error}.") from error
 
 
-def _nested(given: _Input, kind: _Kind, flat_error: msgspec.ValidationError) -> list[Any]:
+def _nested(given: _Input, data: msgspec.Raw, kind: _Kind, flat_error: msgspec.ValidationError) -> list[Any]:
     try:
-        tree = msgspec.json.decode(given.data)
+        tree = msgspec.json.decode(data)
     except _UNREADABLE as error:
         raise MalformedRequest(f"Input {given.name}: its data cannot be read: {error}.") from error
     if not (isinstance(tree, list) and tree and isinstance(tree[0], list)):
@@ -333,53 +334,52 @@ def _gather(tree: object, given: _Input, shape: tuple[int, ...], into: list[obje
         _gather(branch, given, shape[1:], into)
 
 
-def _integers(values: list[int], given: _Input) -> Array:
-    dtype = np.dtype(NUMPY_NAMES[given.datatype])
-    bounds = np.iinfo(dtype)
-    if values and not (bounds.min <= min(values) and max(values) <= bounds.max):
-        raise MalformedRequest(f"Input {given.name} has a value outside of {given.datatype}: {bounds.min} to {bounds.max}.")
-    return np.array(values, dtype)
-
-
-def _floats(values: list[float], given: _Input) -> Array:
-    array = np.array(values, np.float64)  # finite: JSON has nothing else, and the decoder refuses 1e999
-    beyond = _BEYOND[given.datatype]
-    # No value is larger than the root of the sum of all squares, which is quicker to have than the largest value.
-    if not np.vdot(array, array) < beyond * beyond and not np.abs(array).max() < beyond:
-        raise MalformedRequest(f"Input {given.name} has a value outside of {given.datatype}.")
-    return array.astype(NUMPY_NAMES[given.datatype], copy=False)
-
-
-def _booleans(values: list[bool], _given: _Input) -> Array:
-    return np.array(values, np.bool_)
-
-
-def _texts(values: list[str], _given: _Input) -> Array:
-    return np.array(values, np.object_)
-
-
 class _Kind:
-    """How elements of one sort are read from JSON and become an array."""
+    """How elements of one datatype are read from JSON and become an array."""
 
-    def __init__(self, elements: Any, to_array: Callable[[list[Any], _Input], Array]) -> None:  # noqa: ANN401  # `list[float]` as a value
-        self.decoder: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(elements)
-        self.to_array = to_array
-        self._elements = elements
+    def __init__(self, datatype: DataType) -> None:
+        self._dtype = np.dtype(NUMPY_NAMES[datatype])
+        self._packed_as = _PACKED_AS.get(datatype)
+        self._elements: Any = _ELEMENTS[self._dtype.kind]
+        self.decoder: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(self._elements)
 
     def convert(self, leaves: list[object]) -> list[Any]:
         """Check elements that were decoded without a type. Raises `msgspec.ValidationError`."""
         checked: list[Any] = msgspec.convert(leaves, self._elements)
         return checked
 
+    def array(self, values: list[Any], given: TensorHead) -> Array:
+        """The elements as a flat array. Raises `MalformedRequest` for a number that the datatype cannot hold."""
+        if self._packed_as is None:
+            return np.array(values, self._dtype)
+        try:  # in half of numpy's time; and numpy would make infinity of what is too large
+            packed = struct.pack(f"={len(values)}{self._packed_as}", *values)
+        except (struct.error, OverflowError) as error:
+            raise MalformedRequest(f"Input {given.name} has a value outside of {given.datatype}{self._bounds()}.") from error
+        return np.frombuffer(packed, self._dtype)
 
-_BEYOND: Final = {"FP16": 65520.0, "FP32": 2.0**128 - 2.0**103, "FP64": math.inf}
-"""The smallest number that is rounded to infinity."""
-_INTEGERS: Final = _Kind(list[int], _integers)
-_BY_NUMPY_KIND: Final = {
-    "f": _Kind(list[float], _floats),
-    "i": _INTEGERS,
-    "u": _INTEGERS,
-    "b": _Kind(list[bool], _booleans),
-    "O": _Kind(list[str], _texts),
+    def _bounds(self) -> str:
+        if self._dtype.kind == "f":
+            return ""
+        bounds = np.iinfo(self._dtype)
+        return f": {bounds.min} to {bounds.max}"
+
+
+_PACKED_AS: Final[dict[DataType, str]] = {
+    "BOOL": "?",
+    "FP16": "e",
+    "FP32": "f",
+    "FP64": "d",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
 }
-_KINDS: Final = {datatype: _BY_NUMPY_KIND[np.dtype(name).kind] for datatype, name in NUMPY_NAMES.items()}
+"""Numbers as `struct` names them."""
+_ELEMENTS: Final = {"f": list[float], "i": list[int], "u": list[int], "b": list[bool], "O": list[str]}
+"""By numpy's kinds."""
+_KINDS: Final = {datatype: _Kind(datatype) for datatype in NUMPY_NAMES}

@@ -161,6 +161,18 @@ def test_what_is_answered_can_be_sent_again_unchanged(array: np.ndarray) -> None
     np.testing.assert_array_equal(again, array)
 
 
+@given(st.sampled_from(["FP16", "FP32", "FP64"]), st.lists(st.floats(allow_nan=False, allow_infinity=False)))
+def test_numbers_are_read_as_numpy_rounds_them_and_refused_where_it_makes_infinity(datatype: str, values: list[float]) -> None:
+    with np.errstate(over="ignore"):
+        rounded = np.array(values).astype(NUMPY_NAMES[datatype])
+    given = {"shape": [len(values)], "datatype": datatype, "data": values}
+    if np.isfinite(rounded).all():
+        np.testing.assert_array_equal(read(**given), rounded)
+    else:
+        with pytest.raises(MalformedRequest, match=f"outside of {datatype}"):
+            read(**given)
+
+
 @settings(max_examples=300)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_no_bytes_raise_anything_but_the_codecs_own_error(content: bytes) -> None:
