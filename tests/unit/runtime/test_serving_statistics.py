@@ -53,14 +53,16 @@ def restless_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("restless_threads")
 def test_nothing_is_lost_or_counted_twice_when_many_threads_count_and_somebody_reads() -> None:
-    statistics, asked = ServingStatistics(), threading.Event()
+    statistics, together, asked = ServingStatistics(), threading.Barrier(5), threading.Event()
 
     def ask() -> None:
+        together.wait(20)
         for _ in range(2000):
             statistics.answered("m", "1", Spent(MS, 2, 3, 4), samples=5, now=1.0)
             statistics.failed("m", "1", "invalid", Spent(decode=MS))
 
     def read() -> None:
+        together.wait(20)
         while not asked.is_set():
             statistics.all()
 
