@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
-from fleet_protocol.tensors import NUMPY_NAMES
+from fleet_protocol.tensors import NUMPY_NAMES, DataType
 from runtime.errors import InferenceFailed, MalformedRequest
 from runtime.local_server import oip
 from tests.support.oip_requests import MALFORMED
 
 NUMBERS = sorted(set(NUMPY_NAMES) - {"BYTES"})
+FLOATS: list[DataType] = ["FP16", "FP32", "FP64"]
 
 
 def body(**changes: Any) -> bytes:
@@ -161,8 +162,10 @@ def test_what_is_answered_can_be_sent_again_unchanged(array: np.ndarray) -> None
     np.testing.assert_array_equal(again, array)
 
 
-@given(st.sampled_from(["FP16", "FP32", "FP64"]), st.lists(st.floats(allow_nan=False, allow_infinity=False)))
-def test_numbers_are_read_as_numpy_rounds_them_and_refused_where_it_makes_infinity(datatype: str, values: list[float]) -> None:
+@given(st.sampled_from(FLOATS), st.lists(st.floats(allow_nan=False, allow_infinity=False)))
+def test_numbers_are_read_as_numpy_rounds_them_and_refused_where_it_makes_infinity(
+    datatype: DataType, values: list[float]
+) -> None:
     with np.errstate(over="ignore"):
         rounded = np.array(values).astype(NUMPY_NAMES[datatype])
     given = {"shape": [len(values)], "datatype": datatype, "data": values}
