@@ -223,6 +223,7 @@ class MeasuredDevice:
             memory_bytes=opened.memory_bytes,
             engine=opened.engine,
             takes_batches=opened.takes_batches,
+            finite=opened.finite,
         )
 
     def _wrong(self, contender: Contender, child: Child, answers: Path) -> str | None:

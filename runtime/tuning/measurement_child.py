@@ -22,6 +22,7 @@ from runtime.example_inputs import repeated, sample_requests, takes_batches
 from runtime.golden import GoldenSet
 from runtime.hosting.memory import anonymous_bytes
 from runtime.hosting.padding import padding_for
+from runtime.hosting.usage import all_finite
 from runtime.model import Model, load
 from runtime.trial import TrialResult
 from runtime.tuning.record import Burst
@@ -86,6 +87,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     engine: str
     takes_batches: bool
+    finite: bool
 
 
 class Paced(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,7 +145,13 @@ class Worker:
         memory = max(0, anonymous_bytes() - before)
         arrays = {f"{at}/{place}": array for at, each in enumerate(answers) for place, array in enumerate(each.values())}
         np.savez(order.answers, allow_pickle=False, **_travelling(arrays))
-        return Opened(load_s=load_s, memory_bytes=memory, engine=model.engine, takes_batches=takes_batches(model.inputs))
+        return Opened(
+            load_s=load_s,
+            memory_bytes=memory,
+            engine=model.engine,
+            takes_batches=takes_batches(model.inputs),
+            finite=all(map(all_finite, answers)),
+        )
 
     def _check(self, order: Check) -> TrialResult:
         model = self._opened()

@@ -115,6 +115,18 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     engine: str | None = None
     """What ran it, for people; nodes that the provider left to the CPU are named."""
     takes_batches: bool = False
+    finite: bool = True
+    """Whether its answers hold neither NaN nor infinity. Where there are golden samples, such answers are a failure."""
+
+    @property
+    def doubt(self) -> str:
+        """What speaks against it and is no failure, for people: it follows the reason why it was chosen."""
+        if self.finite:
+            return ""
+        return (
+            " Mind that it answers NaN or infinity to the numbers that were made up for it, so nothing shows that its answers "
+            "are right: tune a bundle, which has golden samples."
+        )
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

@@ -267,6 +267,7 @@ class _Race:
     def tuning(self) -> Tuning:
         """The choice, its reason, and the table, best first."""
         chosen, reason = self._choice()
+        reason += self._records[chosen].examined.doubt
         gains = self._batch_gains(chosen)
         pads = bool(gains) and self._device.pads(chosen)
         for candidate in self._with_reference([*self._ranked(), self._default]):

@@ -28,6 +28,7 @@ def test_it_shows_the_table_and_why_and_keeps_the_result(tmp_path: Path, capsys:
     assert code == 0
     assert "chosen" in out
     assert "Why" in out
+    assert "NaN" not in out
     (kept,) = (tmp_path / "cache").iterdir()
     before = kept.stat().st_mtime_ns
     code, out, _ = tune(capsys, *arguments, "--json")
@@ -47,6 +48,13 @@ def test_a_result_that_cannot_be_kept_is_shown_all_the_same(
     code, out, _ = tune(capsys, str(path), "--seconds", "1", "--cache", str(path))
     assert (code, "chosen" in out) == (0, True)
     assert "mlp.onnx cannot keep the result (" in caplog.text
+
+
+def test_answers_that_are_no_numbers_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = models.not_a_number(tmp_path / "nan.onnx")
+    code, out, _ = tune(capsys, str(path), "--seconds", "1", "--cache", str(tmp_path / "cache"))
+    assert code == 0
+    assert "Mind that it answers NaN or infinity" in out
 
 
 def test_a_file_that_is_no_model_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
