@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.lib import format as npy
 
-from fleet_protocol.processing import Bytes
+from fleet_protocol.processing import Bytes, Tensor
 from fleet_protocol.tensors import TensorSpec
 from runtime.engine import Array
 from runtime.errors import InvalidInput
@@ -54,9 +54,10 @@ def from_files(paths: Sequence[Path], specs: tuple[TensorSpec, ...], processor: 
 def from_message(content: bytes, specs: tuple[TensorSpec, ...], processor: Processor | None) -> Prepared:
     """A request out of a message: JSON where it begins as an object or a list does, and else what processing opens.
 
-    Where that is a file's bytes, it is never JSON. Raises `InvalidInput`.
+    Where that is a file's bytes, it is never JSON; where it is numbers, always. Raises `InvalidInput`.
     """
-    if not (processor and processor.takes(Bytes)) and content.lstrip()[:1] in (b"{", b"["):
+    begins = content.lstrip()[:1] in (b"{", b"[") and not (processor and processor.takes(Bytes))
+    if begins or (processor and processor.takes(Tensor) and not processor.encoded):
         return Prepared(from_json(content, specs, processor), [])
     return opening(processor).prepare([content])
 
@@ -118,6 +119,8 @@ def _from_json(content: bytes, specs: tuple[TensorSpec, ...], what: str, process
     if not (isinstance(tree, dict) and isinstance(tree.get("inputs"), list)):
         return _all_fitted(tree, specs, what, processor)
     request = oip.decode_request(content)
+    if request.raw and processor is None:
+        raise InvalidInput(f"{what} asks for processing, and the model declares none. Give its own tensors.")
     return _all_fitted(request.inputs, specs, what, processor if request.raw else None)
 
 

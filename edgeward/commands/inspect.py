@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import msgspec
 from rich.markup import escape
 
 from edgeward import terminal
 from fleet_io.bundle_directory import Bundle, open_bundle
 from fleet_protocol.manifest import Accuracy, Manifest, Variant
+from fleet_protocol.processing import Step, step_name
 
 
 @click.command("inspect", short_help="Show what is in a bundle.")
@@ -59,6 +62,18 @@ def _accuracy(accuracy: Accuracy | None) -> str:
     return f"{accuracy.value:.4f}" if accuracy.metric == "accuracy" else f"{accuracy.value:.4g} ({accuracy.metric})"
 
 
+def _processing(manifest: Manifest) -> list[str]:
+    """What is made of what, and by which steps; the manifest has their settings."""
+    if manifest.processing is msgspec.UNSET:
+        return []
+    made = [f"Makes    {each.tensor}: {_arrows(each.steps)}" for each in manifest.processing.inputs]
+    return [*made, *(f"Results  {each.name}: {each.tensor} → {_arrows(each.steps)}" for each in manifest.processing.results)]
+
+
+def _arrows(steps: Sequence[Step]) -> str:
+    return " → ".join(map(step_name, steps))
+
+
 def _facts(manifest: Manifest) -> list[str]:
     golden, lineage = manifest.golden, manifest.lineage
     labelled = "with labels" if golden.has_labels else "without labels"
@@ -66,6 +81,7 @@ def _facts(manifest: Manifest) -> list[str]:
     return [
         f"Inputs   {', '.join(spec.describe() for spec in manifest.inputs)}",
         f"Outputs  {', '.join(spec.describe() for spec in manifest.outputs)}",
+        *_processing(manifest),
         f"Golden   {golden.samples} samples {labelled}, {terminal.in_bytes(golden.file.size)}",
         f"Source   {lineage.source}",
         f"Data     {lineage.data}, seed {lineage.seed}",

@@ -69,6 +69,9 @@ def test_every_declaration_on_the_page_can_be_read() -> None:
 def test_the_bundle_names_its_classes_and_lost_nothing(place: Path) -> None:
     source = find(place / "sounds-1.0.0")
     assert source.labels == ("hum", "whistle")
+    shown = edgeward("inspect", place / "sounds-1.0.0").stdout
+    assert "Makes    features: audio → fit_length → frames → window → spectrum → mel → log → reshape\n" in shown
+    assert "Results  sound: probabilities → top_k\n" in shown
     [accuracy] = {
         each["accuracy"]["value"] for each in json.loads((place / "sounds-1.0.0" / "manifest.json").read_text())["variants"]
     }

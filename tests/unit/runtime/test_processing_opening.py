@@ -225,6 +225,8 @@ def test_json_goes_through_the_steps_and_a_request_of_the_protocol_only_when_it_
     assert from_json(b"{" + tensor + b"}", specs, scaled)["x"].tolist() == [[10, 20]]
     assert from_json(b'{"parameters": {"processing": true}, ' + tensor + b"}", specs, scaled)["x"].tolist() == [[1, 2]]
     assert from_json(b"[10, 20]", specs)["x"].tolist() == [[10, 20]]
+    with pytest.raises(InvalidInput, match="asks for processing, and the model declares none"):
+        from_json(b'{"parameters": {"processing": true}, ' + tensor + b"}", specs)
 
 
 def test_a_message_is_json_or_what_the_model_opens() -> None:
@@ -234,6 +236,10 @@ def test_a_message_is_json_or_what_the_model_opens() -> None:
     assert from_message(b" [0.5, 0.25]", specs, heard).inputs["x"].tolist() == [[0.5, 0.25]]
     looked = processor(Bytes(), Cast(datatype="INT32"), shape=(-1, -1), datatype="INT32")
     assert from_message(b"[1]", specs, looked).inputs["x"].tolist() == [list(b"[1]")]
+    warmth = processor(Tensor(shape=()), Reshape(shape=(1,)), Scale(divide=10), shape=(-1, 1))
+    assert from_message(b"21.5", specs, warmth).inputs["x"].tolist() == [[np.float32(2.15)]]
+    with pytest.raises(InvalidInput, match="The JSON cannot be read"):
+        from_message(b"warm", specs, warmth)
     with pytest.raises(InvalidInput, match="Nothing says how this becomes"):
         from_message(b"RIFF", specs, None)
 
