@@ -122,6 +122,11 @@ class Agent:
         """Events whose state could not be journalled: a full disk. They are tried again."""
         self._cancellations: dict[str, Cancellation] = {}
 
+    @property
+    def is_running(self) -> bool:
+        """Whether `run` still takes what comes."""
+        return self._running
+
     def begin(self) -> None:
         """Read the journal, recover every model, and let what should run answer requests. Needs no network."""
         around = self._around

@@ -94,7 +94,7 @@ def run(
         )
         held.enter_context(_stopped_by(agent, stopping))
         agent.begin()
-        agent.serving = held.enter_context(_served(config, agent, host, token, announce))
+        agent.serving = held.enter_context(_served(config, host, token, announce, partial(_give_up, agent, hung)))
         held.enter_context(_streaming(config, host))
         for worker in workers:
             worker.start()
@@ -192,7 +192,9 @@ def _transport(config: AgentConfig, enrolled: Enrolled, boot: bytes, chance: Cha
 
 
 @contextmanager
-def _served(config: AgentConfig, agent: Agent, host: ModelHost, token: str | None, announce: Announce) -> Iterator[str]:
+def _served(
+    config: AgentConfig, host: ModelHost, token: str | None, announce: Announce, hung: Callable[[str], object]
+) -> Iterator[str]:
     """The local server for as long as the block runs, and its address. Raises `CannotListen` or `ProtocolUnavailable`."""
     server = LocalServer(
         host,
@@ -200,7 +202,7 @@ def _served(config: AgentConfig, agent: Agent, host: ModelHost, token: str | Non
         port=config.port,
         token=token,
         grpc=config.grpc_address or None,
-        hung=lambda reason: agent.inputs.put(ServerHung(reason)),
+        hung=hung,
         hang_s=config.hang_s,
     )
     server.start()
@@ -211,6 +213,14 @@ def _served(config: AgentConfig, agent: Agent, host: ModelHost, token: str | Non
         yield server.url
     finally:
         server.stop()
+
+
+def _give_up(agent: Agent, hung: Callable[[str], object], reason: str) -> None:
+    """Let the agent write down what hangs and end; one that was stopped already waits for the server, and cannot."""
+    if agent.is_running:
+        agent.inputs.put(ServerHung(reason))
+    else:
+        hung(reason)
 
 
 @contextmanager

@@ -88,11 +88,14 @@ class LocalServer:
         self._watchdog.start()
 
     def stop(self) -> None:
-        """Answer what is under way, then end. A second call does nothing."""
-        if self._watchdog is not None:
-            self._watchdog.stop()
+        """Answer what is under way, then end. A second call does nothing.
+
+        Where a model that hangs holds up the server, this would take for ever: `hung` is told then, too.
+        """
         self._stop_grpc()
         self._server.stop()
+        if self._watchdog is not None:
+            self._watchdog.stop()
         self._threads.shutdown()
 
     def _tell_hung(self) -> None:

@@ -30,7 +30,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no more, before the loops end. A second call does nothing."""
+        """Watch no more. A second call does nothing."""
         self._ended.set()
 
     def _watch(self) -> None:

@@ -142,28 +142,52 @@ def test_a_server_with_a_run_that_never_ends_stops_all_the_same() -> None:
     stuck.go.set()
 
 
-def test_a_quick_model_that_hangs_on_the_servers_own_thread_is_told_of(serving: Any) -> None:
-    hangs, go, told = threading.Event(), threading.Event(), queue.SimpleQueue[str]()
+class Hanging:
+    """A host with one quick model, whose next answer never comes once `hangs` is set."""
 
-    def answer(x: np.ndarray) -> np.ndarray:
-        assert not hangs.is_set() or go.wait(WAIT_S)
+    def __init__(self) -> None:
+        self.hangs, self.go = threading.Event(), threading.Event()
+        self.told = queue.SimpleQueue[str]()
+        self.host = ModelHost()
+        self.host.activate(identity("quick"), model_of(ScriptedEngine(self._answer)))
+
+    def hang(self, client: httpx.Client) -> None:
+        def is_quick() -> bool:
+            assert client.post("/v2/models/quick/infer", json=ASKED).status_code == 200
+            return (self.host.describe("quick").typical_s or 1.0) < INLINE_S / 2
+
+        until(is_quick, "the model is known to be quick")
+        self.hangs.set()
+
+    def _answer(self, x: np.ndarray) -> np.ndarray:
+        assert not self.hangs.is_set() or self.go.wait(WAIT_S)
         return np.ones((len(x), 3), np.float32)
 
-    host = ModelHost()
-    host.activate(identity("quick"), model_of(ScriptedEngine(answer)))
-    client = serving(host, hung=told.put, hang_s=0.5)
 
-    def is_quick() -> bool:
-        assert client.post("/v2/models/quick/infer", json=ASKED).status_code == 200
-        return (host.describe("quick").typical_s or 1.0) < INLINE_S / 2
-
-    until(is_quick, "the model is known to be quick")
-    hangs.set()
+def test_a_quick_model_that_hangs_on_the_servers_own_thread_is_told_of(serving: Any) -> None:
+    hanging = Hanging()
+    client = serving(hanging.host, hung=hanging.told.put, hang_s=0.5)
+    hanging.hang(client)
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(client.post, "/v2/models/quick/infer", json=ASKED)
-        assert "quick 1.0.0 hangs on the server's own thread" in told.get(timeout=WAIT_S)
-        go.set()
+        assert "quick 1.0.0 hangs on the server's own thread" in hanging.told.get(timeout=WAIT_S)
+        hanging.go.set()
         assert asked.result(WAIT_S).status_code == 200
+
+
+def test_a_server_that_a_model_holds_up_says_so_when_it_is_stopped_too() -> None:
+    hanging = Hanging()
+    server = LocalServer(hanging.host, hung=hanging.told.put, hang_s=2)
+    server.start()
+    with httpx.Client(base_url=server.url, timeout=WAIT_S) as client, ThreadPoolExecutor(2) as threads:
+        hanging.hang(client)
+        asked = threads.submit(client.post, "/v2/models/quick/infer", json=ASKED)
+        until(lambda: hanging.host.describe("quick").running == 1, "the request is in")
+        stopped = threads.submit(server.stop)
+        assert "quick 1.0.0 hangs" in hanging.told.get(timeout=WAIT_S)
+        hanging.go.set()
+        asked.result(WAIT_S)
+        stopped.result(WAIT_S)
 
 
 @pytest.mark.parametrize("wrong", [-1, "soon", 1.5])
