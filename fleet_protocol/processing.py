@@ -194,7 +194,7 @@ class Mel(Step, frozen=True, kw_only=True, tag="mel"):
     """In Hz; None: half the rate."""
     scale: Literal["htk", "slaney"] = "htk"
     triangles: Literal["hertz", "mel"] = "hertz"
-    """In what their sides are straight: hertz (librosa, torchaudio), or mel (tf.signal, without the bin of 0 Hz)."""
+    """In what their sides are straight: hertz (librosa, torchaudio), or mel (tf.signal)."""
     norm: Literal["none", "slaney"] = "none"
     """`slaney`: all triangles have the same area."""
 

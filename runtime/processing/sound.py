@@ -80,8 +80,6 @@ def _mel_bands(step: Mel, bins: int) -> Reals:
     rising = (places[:, np.newaxis] - sides[:-2]) / np.diff(sides)[:-1]
     falling = (sides[2:] - places[:, np.newaxis]) / np.diff(sides)[1:]
     bands = np.maximum(0, np.minimum(rising, falling))
-    if step.triangles == "mel":
-        bands[0] = 0
     return np.asarray(bands * (2 / (corners[2:] - corners[:-2]))) if step.norm == "slaney" else bands
 
 
