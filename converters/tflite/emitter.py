@@ -14,6 +14,7 @@ from converters.tflite.graph import Graph, Tensor
 from converters.tflite.operators import TABLE
 from converters.tflite.passes import finish
 from converters.tflite.patterns import recognise
+from converters.tflite.rewriting import NEEDS
 from converters.tflite.serialise import serialise
 from converters.tflite.source import Node, Prepared
 
@@ -46,9 +47,14 @@ def _refuse_unknown(nodes: Sequence[Node]) -> None:
             lacking.setdefault(f"{node.domain}.{node.op}", node)
     if lacking:
         raise UnsupportedOperator(
-            f"cannot be made: TFLite variants have no form for {', '.join(node.describe() for node in lacking.values())}. Use "
+            f"cannot be made: TFLite variants have no form for {', '.join(_named(node) for node in lacking.values())}. Use "
             "operators of docs/tflite.md instead, or ship ONNX variants only"
         )
+
+
+def _named(node: Node) -> str:
+    """The node, and what it needs if it is one that can be taken apart."""
+    return node.describe() + (f" (it needs {NEEDS[node.op]})" if node.op in NEEDS and not node.domain else "")
 
 
 def _emit_node(emission: Emission, node: Node) -> None:

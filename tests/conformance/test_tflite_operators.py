@@ -336,6 +336,8 @@ CASES = [
         for sizes in ((8, 10), (7, 4))
     ),
     Case("Resize", [(N, 2, 4, 5)], {1: numbers(0), 2: np.array([1, 1, 2, 2], np.float32)}, {"mode": "linear"}, name="scales"),
+    Case("Resize", [(N, 2, 4, 5)], {1: np.array([1, 1, 1.5, 2.3], np.float32)}, {"mode": "linear"}, opset=10, name="opset10"),
+    Case("Upsample", [(N, 2, 4, 5)], attributes={"scales": [1.0, 1.0, 1.3, 2.0], "mode": "linear"}, opset=7, name="opset7"),
     Case("Upsample", [(N, 2, 4, 5)], {1: np.array([1, 1, 2, 2], np.float32)}, {"mode": "nearest"}, opset=9),
 ]  # fmt: skip
 

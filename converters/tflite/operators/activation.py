@@ -70,7 +70,7 @@ def composed(function: Callable[[Call, Maths, Tensor], Tensor]) -> Callable[[Cal
 def clip(call: Call) -> Value:
     """Clip: one of the clipping activations where the bounds are theirs."""
     value = call.value()
-    low, high = (_bound(call, index, name) for index, name in ((1, "min"), (2, "max")))
+    low, high = _bound(call, 1, "min"), _bound(call, 2, "max")
     if value.tensor.dtype == np.float32:
         bounds = (-np.inf if low is None else float(low), np.inf if high is None else float(high))
         if bounds in _CLIPS:
@@ -83,11 +83,8 @@ def clip(call: Call) -> Value:
 
 
 def _bound(call: Call, index: int, name: str) -> float | None:
-    given = call.optional(index, "bounds")
-    if given is None:
-        value = call.attribute(name)
-        return None if value is None else float(value)
-    return float(given.reshape(-1)[0])
+    given = call.value(index).tensor.data if call.has(index) else call.attribute(name)
+    return None if given is None else float(np.reshape(given, -1)[0])
 
 
 def cast(call: Call) -> Value:
@@ -99,15 +96,12 @@ def cast(call: Call) -> Value:
 
 
 def softmax(kind: str) -> Callable[[Call], Value]:
-    """Softmax and LogSoftmax, for which the axis must be stored last. Before opset 13 all axes from `axis` on count as one."""
+    """Softmax and LogSoftmax, for which the axis must be stored last."""
 
     def emit(call: Call) -> Value:
         value = call.value()
-        older = call.opset < 13
-        axis = call.attribute("axis", 1 if older else -1) % value.rank
+        axis = call.attribute("axis", 1 if call.opset < 13 else -1) % value.rank
         options = {"beta": 1.0} if kind == "SOFTMAX" else {}
-        if older and any(not value.shape.is_unit(later) for later in range(axis + 1, value.rank)):
-            raise call.unsupported("over several axes (opset below 13) it has no form. Convert the model to opset 13")
         if value.shuffle is not None or not value.layout or value.layout[-1] != axis:
             value = call.emission.rearranged(value, (*(each for each in identity(value.rank) if each != axis), axis))
         return call.same(value, call.emission.like(kind, [value.tensor], **options))

@@ -185,8 +185,6 @@ def where(call: Call) -> Value:
 def prelu(call: Call) -> Value:
     """PRelu with constant slopes, one a channel."""
     value, slope = call.values()
-    if not slope.is_constant:
-        raise call.unsupported("its slopes are computed at run time; export them as constants")
     value = value if value.shuffle is None else call.emission.rearranged(value, identity(value.rank))
     (_, slopes), layout = meet(call.emission, [value, slope], value.shape)
     sizes = [1] * (len(layout) - 1 - len(slopes.shape)) + list(slopes.shape.sizes[-(len(layout) - 1) :])

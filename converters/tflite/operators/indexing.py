@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from converters.tflite.emission import Call, Value
-from converters.tflite.graph import Array, Options
+from converters.tflite.graph import Array, Options, Tensor
 from converters.tflite.operators.places import from_the_start
 from converters.tflite.operators.registry import Table
 from converters.tflite.operators.windows import padded
@@ -19,9 +19,7 @@ _NO_MASKS: Final[Options] = {"beginMask": 0, "endMask": 0, "ellipsisMask": 0, "n
 def slice_(call: Call) -> Value:
     """Slice by constants: SLICE, or STRIDED_SLICE where a step is not 1."""
     value = call.value()
-    starts, ends = call.integers(1, "starts"), call.integers(2, "ends")
-    if starts is None or ends is None:
-        raise call.unsupported("it has no bounds")
+    starts, ends = call.integers(1, "starts") or [], call.integers(2, "ends") or []
     axes = call.integers(3, "axes") or list(range(len(starts)))
     steps = (call.integers(4, "steps") if call.has(4) else None) or [1] * len(starts)
     ranges = {
@@ -148,35 +146,26 @@ def _without(layout: Layout, axis: int) -> Layout:
 def pad(call: Call) -> Value:
     """Pad by constant amounts: with a constant, by reflection, or by the edge where one element is added."""
     value, mode = call.value(), call.attribute("mode", "constant")
-    pads = call.integers(1, "pads")
-    if pads is None:
-        raise call.unsupported("it has no amounts")
+    pads = call.integers(1, "pads") or []
     axes = call.integers(3, "axes") if call.has(3) else list(range(value.rank))
     assert axes is not None
     amounts = {axis % value.rank: [pads[at], pads[at + len(axes)]] for at, axis in enumerate(axes)}
     value = call.emission.with_axes(value, [axis for axis, pair in amounts.items() if any(pair)])
     stored = [[0, 0] if axis is None else amounts.get(axis, [0, 0]) for axis in value.layout]
     if mode == "constant":
-        if call.has(2) and not call.value(2).is_constant:
-            number = call.emission.reshaped(call.emission.plain(call.value(2)), Shape((), ()))
-            return call.result(padded(call, value.tensor, stored, kind="PADV2", fill=number), value.layout)
-        fill = _fill(call)
-        if fill == 0:
+        fill = _fill(call, value.tensor.dtype)
+        if fill.data is not None and not fill.data.any():
             return call.result(padded(call, value.tensor, stored), value.layout)
-        tensor = call.emission.constant(np.array(fill, value.tensor.dtype), "fill")
-        return call.result(padded(call, value.tensor, stored, kind="PADV2", fill=tensor), value.layout)
-    if mode == "reflect":
-        return call.result(padded(call, value.tensor, stored, kind="REFLECT"), value.layout)
-    if mode == "edge" and max(max(pair) for pair in stored) <= 1:
-        return call.result(padded(call, value.tensor, stored, kind="SYMMETRIC"), value.layout)
-    raise call.unsupported(f"padding by {mode} has no form. Pad with a constant")
+        return call.result(padded(call, value.tensor, stored, kind="PADV2", fill=fill), value.layout)
+    kind = "REFLECT" if mode == "reflect" else "SYMMETRIC"  # of an edge that is one wide; wider ones are gathers by now
+    return call.result(padded(call, value.tensor, stored, kind=kind), value.layout)
 
 
-def _fill(call: Call) -> float:
-    if not call.has(2):
-        return float(call.attribute("value", 0.0))
-    given = call.constant(2, "fill")
-    return float(given.reshape(-1)[0]) if given.size else 0.0
+def _fill(call: Call, dtype: np.dtype[Any]) -> Tensor:
+    """The number that a border is made of, computed or not."""
+    if call.has(2) and call.value(2).shape.elements:
+        return call.emission.reshaped(call.emission.plain(call.value(2)), Shape((), ()))
+    return call.emission.constant(np.array(call.attribute("value", 0.0), dtype), "fill")
 
 
 TABLE: Final[Table] = {"Slice": slice_, "Split": split, "Gather": gather, "Pad": pad}

@@ -33,8 +33,6 @@ def matmul(call: Call) -> Value:
     data = right.tensor.data
     if data is not None and data.ndim == 2 and left.rank >= 2:
         return _fully_connected(call, left, data.T, None)
-    if left.rank < 2 or right.rank < 2:
-        raise call.unsupported("a product with a vector has no form. Give it two axes")
     return _product(call, left, right)
 
 

@@ -22,9 +22,8 @@ def batch_norm(call: Call) -> Value:
     if call.attribute("training_mode", 0):
         raise call.unsupported("it is in training mode; export the model for inference")
     value = call.value()
-    scale, shift, mean, variance = (
-        call.constant(index, what) for index, what in ((1, "scales"), (2, "shifts"), (3, "means"), (4, "variances"))
-    )
+    scale, shift = call.constant(1, "scales"), call.constant(2, "shifts")
+    mean, variance = call.constant(3, "means"), call.constant(4, "variances")
     factor = scale / np.sqrt(variance + np.float32(call.attribute("epsilon", 1e-5)))
     return _affine(call, value, factor, shift - mean * factor)
 

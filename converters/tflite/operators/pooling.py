@@ -62,7 +62,9 @@ def global_pool(call: Call) -> Value:
 
 def _window(call: Call, image: Value) -> Window:
     if any(step != 1 for step in call.attribute("dilations", [1])):
-        raise call.unsupported("a dilated pooling has no form")
+        raise call.unsupported(
+            "a dilated pooling with auto_pad, with more than 64 elements in a window or of means with a border has no form"
+        )
     return window_of(call, list(call.attribute("kernel_shape")), image.shape, call.result_shape())
 
 

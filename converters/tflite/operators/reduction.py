@@ -58,8 +58,6 @@ def extreme(kind: str) -> Callable[[Call], Value]:
     """ArgMax, ArgMin: the first place of the extreme."""
 
     def emit(call: Call) -> Value:
-        if call.attribute("select_last_index", 0):
-            raise call.unsupported("taking the last of equal elements has no form")
         value = call.value()
         axis = call.attribute("axis", 0) % value.rank
         value = call.emission.with_axes(value, [axis])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import numpy as np
@@ -21,29 +20,23 @@ _LINEAR: Final[dict[str, Options]] = {
 
 
 def resize(call: Call) -> Value:
-    """Resize, Upsample: of height and width only."""
+    """Resize, Upsample: of height and width, by the rules that TFLite has; all others are products with matrices by now."""
     value, shape = call.value(), call.result_shape()
     layout = image_layout(call, value)
-    if value.shape.sizes[:2] != shape.sizes[:2]:
-        raise call.unsupported("it changes more than height and width")
-    if call.attribute("antialias", 0):
-        raise call.unsupported("with antialias it has no form")
     tensor, stored = call.emission.stored(value, layout), shape.stored(layout)
     mode = call.attribute("mode", "nearest")
     if mode == "nearest":
         return call.result(_nearest(call, tensor, stored.sizes), layout)
-    if mode != "linear":
-        raise call.unsupported(f"the mode {mode} has no form. Use linear or nearest")
     return call.result(_linear(call, tensor, stored.sizes), layout)
 
 
 def _linear(call: Call, tensor: Tensor, sizes: tuple[int, ...]) -> Tensor:
     scheme = _scheme(call)
-    if scheme not in _LINEAR or (scheme == "pytorch_half_pixel" and 1 in sizes[1:3]):
-        raise call.unsupported(f"the coordinates {scheme} have no form")
-    for at in (1, 2):
-        if scheme != "align_corners" and not math.isclose(_scale(call, tensor, sizes, at), sizes[at] / tensor.shape.sizes[at]):
-            raise call.unsupported("its scales do not give its size exactly. Export it with sizes")
+    if call.attribute("mode") != "linear" or call.attribute("antialias", 0) or scheme not in _LINEAR:
+        raise call.unsupported(
+            f"{call.attribute('mode')} by {scheme} needs constant scales or sizes, and no extrapolation value"
+        )
+    _scale(call, tensor, sizes, 1)  # which must be known, for it was to decide that TFLite's rule is the one
     shape = tensor.shape.with_size(1, sizes[1]).with_size(2, sizes[2])
     return call.emission.add("RESIZE_BILINEAR", [tensor, call.emission.integers(sizes[1:3])], shape, **_LINEAR[scheme])
 

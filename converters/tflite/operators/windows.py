@@ -91,8 +91,6 @@ def bordered(call: Call, tensor: Tensor, window: Window, *, kind: str = "PAD", f
 
 def padded(call: Call, tensor: Tensor, pads: list[list[int]], *, kind: str = "PAD", fill: Tensor | None = None) -> Tensor:
     """The stored tensor with these amounts added before and after each axis."""
-    if any(amount < 0 for pair in pads for amount in pair):
-        raise call.unsupported("it removes a border (negative pads). Use Slice")
     shape = tensor.shape
     for axis, (before, after) in enumerate(pads):
         if before or after:

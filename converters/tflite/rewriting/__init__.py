@@ -27,6 +27,16 @@ RULES: Final[Mapping[str, Rule]] = {
     **signals.RULES,
 }
 
+NEEDS: Final[Mapping[str, str]] = {
+    "CenterCropPad": "a constant shape",
+    "DFT": "a constant length, the axis' own, and no one-sided inverse",
+    "Einsum": "each letter once in an operand, and no axis that is broadcast",
+    "OneHot": "a constant depth",
+    "STFT": "a real signal, and a constant step, window and length",
+    "Trilu": "a constant diagonal",
+}
+"""What an operator must have that the emitter has no form of its own for; all others only sizes that are known."""
+
 
 def taken_apart(model: onnx.ModelProto, shapes: onnx.GraphProto) -> onnx.ModelProto | None:
     """The model with all nodes replaced that a rule replaces, or None where there is none. `shapes`: its graph, inferred."""

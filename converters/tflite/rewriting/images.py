@@ -17,6 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from converters.tflite.rewriting.site import Array, NotKnown, Site
 
 _RULES_OF_TFLITE: Final = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
+_NEWER: Final = 13
+"""An operator set whose Resize says all that older ones do."""
+
 _MOST_OFFSETS: Final = 64
 """A dilated window of more elements would be as many slices."""
 
@@ -24,7 +27,7 @@ _MOST_OFFSETS: Final = 64
 def resize(site: Site) -> str | None:
     """Resize where TFLite's own operations answer otherwise: one product with a matrix for each axis that changes."""
     shape, result = site.shape(), site.result_shape()
-    if site.attribute("mode", "nearest") == "nearest" or site.opset < 11 or not _is_foreign(site, shape, result):
+    if not _is_foreign(site, shape, result):
         return None
     if site.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
         return None
@@ -38,10 +41,14 @@ def resize(site: Site) -> str | None:
 
 def _is_foreign(site: Site, shape: tuple[int, ...], result: tuple[int, ...]) -> bool:
     """Whether the emitter's own form of it answers otherwise."""
-    scheme = site.attribute("coordinate_transformation_mode", "half_pixel")
-    if site.attribute("mode") != "linear" or site.attribute("antialias", 0) or scheme not in _RULES_OF_TFLITE:
+    scheme, mode = _scheme(site), site.attribute("mode", "nearest")
+    if mode == "cubic" or site.attribute("antialias", 0) or scheme not in _RULES_OF_TFLITE:
         return True
-    if len(shape) not in (3, 4) or shape[:2] != result[:2] or (scheme == "pytorch_half_pixel" and 1 in result[2:]):
+    if len(shape) not in (3, 4) or shape[:2] != result[:2]:
+        return True
+    if mode == "nearest":
+        return False
+    if scheme == "pytorch_half_pixel" and 1 in result[2:]:
         return True
     scales = [_scale(site, axis) for axis in range(2, len(shape))]
     exact = [
@@ -51,9 +58,19 @@ def _is_foreign(site: Site, shape: tuple[int, ...], result: tuple[int, ...]) -> 
     return scheme != "align_corners" and not all(exact)
 
 
+def _is_older(site: Site) -> bool:
+    """Resize 10 and Upsample, which know one rule: asymmetric coordinates, and the nearest one below."""
+    return site.node.op_type == "Upsample" or site.opset < 11
+
+
+def _scheme(site: Site) -> str:
+    return str(site.attribute("coordinate_transformation_mode", "asymmetric" if _is_older(site) else "half_pixel"))
+
+
 def _scale(site: Site, axis: int) -> float | None:
     """The scale that the node names for an axis; None where it names sizes."""
-    given = site.needed(2) if site.has(2) else np.zeros(0)
+    index = 1 if _is_older(site) else 2
+    given = site.needed(index) if site.has(index) else np.array(site.attribute("scales", []))
     if not given.size:
         return None
     axes = [each % len(site.shape()) for each in site.attribute("axes", range(len(site.shape())))]
@@ -62,7 +79,10 @@ def _scale(site: Site, axis: int) -> float | None:
 
 def _matrix(site: Site, axis: int, before: int, after: int) -> Array:
     """float32[before, after]: what onnxruntime makes of one axis."""
-    attributes = {each.name: helper.get_attribute_value(each) for each in site.node.attribute if each.name != "axes"}
+    given = {each.name: helper.get_attribute_value(each) for each in site.node.attribute}
+    attributes = {name: value for name, value in given.items() if name not in ("axes", "scales")}
+    if _is_older(site):
+        attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     scale, crop = _scale(site, axis), _crop(site, axis)
     last: dict[str, Array] = {"roi": np.array([0, 0, 0, crop[0], 1, 1, 1, crop[1]], np.float32)}
     if scale is None:
@@ -70,11 +90,11 @@ def _matrix(site: Site, axis: int, before: int, after: int) -> Array:
     else:
         last["scales"] = np.array([1, 1, 1, scale], np.float32)
     names = ["x", "roi", "" if scale is None else "scales", *(["sizes"] if scale is None else [])]
-    return _ask(helper.make_node("Resize", names, ["y"], **attributes), last, before, site.opset)[:, 0, 0, :]
+    return _ask(helper.make_node("Resize", names, ["y"], **attributes), last, before, max(site.opset, _NEWER))[:, 0, 0, :]
 
 
 def _crop(site: Site, axis: int) -> tuple[float, float]:
-    if site.attribute("coordinate_transformation_mode") != "tf_crop_and_resize":
+    if _scheme(site) != "tf_crop_and_resize":
         return 0.0, 1.0
     if site.attribute("extrapolation_value", 0.0):
         raise NotKnown
@@ -160,4 +180,4 @@ def lp_pool(site: Site) -> str:
     return site.add("Pow", sums, site.number(1 / power))
 
 
-RULES: Final = {"AveragePool": dilated_pool, "LpPool": lp_pool, "MaxPool": dilated_pool, "Resize": resize}
+RULES: Final = {"AveragePool": dilated_pool, "LpPool": lp_pool, "MaxPool": dilated_pool, "Resize": resize, "Upsample": resize}
