@@ -54,7 +54,8 @@ def _refuse_unknown(nodes: Sequence[Node]) -> None:
 
 def _named(node: Node) -> str:
     """The node, and what it needs if it is one that can be taken apart."""
-    return node.describe() + (f" (it needs {NEEDS[node.op]})" if node.op in NEEDS and not node.domain else "")
+    needs = NEEDS.get(f"{node.domain}.{node.op}" if node.domain else node.op)
+    return node.describe() + (f" (it needs {needs})" if needs else "")
 
 
 def _emit_node(emission: Emission, node: Node) -> None:

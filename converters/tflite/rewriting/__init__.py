@@ -13,7 +13,7 @@ from typing import Final
 import onnx
 from onnx import helper
 
-from converters.tflite.rewriting import algebra, definitions, functions, images, places, signals
+from converters.tflite.rewriting import algebra, definitions, functions, images, places, signals, tables
 from converters.tflite.rewriting.site import Known, NotKnown, Site
 
 Rule = Callable[[Site], Sequence[str] | str | None]
@@ -25,6 +25,7 @@ RULES: Final[Mapping[str, Rule]] = {
     **images.RULES,
     **places.RULES,
     **signals.RULES,
+    **tables.RULES,
 }
 
 NEEDS: Final[Mapping[str, str]] = {
@@ -34,6 +35,10 @@ NEEDS: Final[Mapping[str, str]] = {
     "OneHot": "a constant depth",
     "STFT": "a real signal, and a constant step, window and length",
     "Trilu": "a constant diagonal",
+    "ai.onnx.ml.Imputer": "float32 and imputed_value_floats",
+    "ai.onnx.ml.LinearClassifier": "whole numbers as labels, or none read, and scores as they are, LOGISTIC or SOFTMAX",
+    "ai.onnx.ml.LinearRegressor": "the answers as they are",
+    "ai.onnx.ml.Normalizer": "the norm L1 or L2",
 }
 """What an operator must have that the emitter has no form of its own for; all others only sizes that are known."""
 
@@ -47,6 +52,8 @@ def taken_apart(model: onnx.ModelProto, shapes: onnx.GraphProto) -> onnx.ModelPr
     found = onnx.ModelProto()
     found.CopyFrom(model)
     del found.graph.node[:]
+    if not any(entry.domain in ("", "ai.onnx") for entry in found.opset_import):
+        found.opset_import.append(helper.make_opsetid("", known.opset))
     for node, site in zip(model.graph.node, sites, strict=True):
         found.graph.node.extend([node] if site is None else site.nodes)
         found.graph.initializer.extend([] if site is None else site.constants)
@@ -54,7 +61,7 @@ def taken_apart(model: onnx.ModelProto, shapes: onnx.GraphProto) -> onnx.ModelPr
 
 
 def _replaced(known: Known, node: onnx.NodeProto) -> Site | None:
-    rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    rule = RULES.get(node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}")
     if rule is None:
         return None
     site = Site(known, node)

@@ -16,6 +16,10 @@ AXES_AS_INPUT: Final = 18
 """The operator set from which on all reductions take their axes as an input; ReduceSum does from 13."""
 
 
+_OWN_OPSET: Final = 17
+"""For models that have none, because all their operators are of another domain."""
+
+
 class NotKnown(Exception):
     """A size, type or constant that is not known (yet): the node stays as it is."""
 
@@ -24,7 +28,8 @@ class Known:
     """What is known of a model's tensors: constants, and shapes and types where inference found them."""
 
     def __init__(self, model: onnx.ModelProto, shapes: onnx.GraphProto) -> None:
-        self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+        self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=_OWN_OPSET)
+        self.read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
         self.types = {value.name: value.type for value in (*shapes.input, *shapes.value_info, *shapes.output)}
         self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
         for node in model.graph.node:
@@ -80,6 +85,10 @@ class Site:
     def has_output(self, index: int) -> bool:
         """Whether the optional output is wanted."""
         return index < len(self.node.output) and bool(self.node.output[index])
+
+    def is_read(self, index: int) -> bool:
+        """Whether anybody reads an output."""
+        return self.has_output(index) and self.node.output[index] in self.known.read
 
     def attribute(self, name: str, default: Any = None) -> Any:  # noqa: ANN401  # as many types as ONNX has
         """An attribute, or its default; text is decoded."""
