@@ -286,9 +286,10 @@ def _after_sound(step: SoundStep, form: _Form, where: str) -> _Form:
 def _frame_count(step: Frames, samples: int, where: str) -> int:
     if samples == DYNAMIC:
         return DYNAMIC
-    padded = samples + (0 if step.pad == "none" else step.length // 2 * 2)
-    if padded < step.length or (step.pad == "reflect" and samples <= step.length // 2):
+    half = step.length // 2
+    if samples < {"none": step.length, "reflect": half + 1, "zeros": 1}[step.pad]:
         raise MalformedMessage(f"{where} makes frames of {step.length} out of {samples} samples")
+    padded = samples + (0 if step.pad == "none" else 2 * half)
     return 1 + (padded - step.length) // step.hop
 
 

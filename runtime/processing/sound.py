@@ -44,8 +44,9 @@ def heard(step: SoundStep, array: Array) -> Array:
 
 def _framed(step: Frames, signal: Reals) -> Reals:
     half = step.length // 2
-    if len(signal) < step.length or (step.pad != "none" and len(signal) <= half):
-        raise InvalidInput(f"There are {len(signal)} samples where one frame takes {step.length}. Give more.")
+    least = {"none": step.length, "reflect": half + 1, "zeros": 1}[step.pad]
+    if len(signal) < least:
+        raise InvalidInput(f"There are {len(signal)} samples; frames of {step.length} take {least} at least. Give more.")
     if step.pad != "none":
         signal = np.pad(signal, half, mode="reflect" if step.pad == "reflect" else "constant")
     check_numbers((1 + (len(signal) - step.length) // step.hop) * step.length)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from fleet_protocol.errors import MalformedMessage
@@ -129,6 +129,7 @@ def foretold(*steps: InputStep) -> TensorSpec | None:
     return TensorSpec(name="x", datatype=form.datatype, shape=form.shape)
 
 
+@example(Tensor(shape=(12,)), [FitLength(length=4), Frames(length=6, hop=1, pad="reflect")])
 @given(st.sampled_from(FIRST), st.lists(STEPS, max_size=5))
 def test_a_sample_ends_in_the_shape_and_type_that_were_foretold(first: Opener, steps: list[InputStep]) -> None:
     opened, ended = foretold(first), foretold(first, *steps)

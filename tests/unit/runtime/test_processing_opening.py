@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fleet_protocol import limits
+from fleet_protocol.errors import MalformedMessage
 from fleet_protocol.processing import (
     Audio,
     Boxes,
@@ -34,6 +35,7 @@ from fleet_protocol.processing import (
     TopK,
     Transpose,
 )
+from fleet_protocol.processing_fit import check_processing
 from fleet_protocol.tensors import DataType, TensorSpec
 from runtime.errors import InvalidInput
 from runtime.inputs import from_files, from_json, from_message
@@ -210,10 +212,22 @@ def test_what_would_grow_beyond_measure_is_refused_before_memory_is_asked_for() 
             made(signal, free, *steps)
     with pytest.raises(InvalidInput, match="numbers; at most"):
         made(np.zeros((4, 5000), np.float32), Tensor(shape=(-1, -1)), FitLength(length=10_000, axis=0))
-    with pytest.raises(InvalidInput, match="There are 3 samples where one frame takes 4"):
-        made([1, 2, 3], free, Frames(length=4, hop=1))
-    with pytest.raises(InvalidInput, match="where one frame takes 6"):
-        made([1, 2, 3], free, Frames(length=6, hop=1, pad="reflect"))
+
+
+@pytest.mark.parametrize(("pad", "least"), [("none", 6), ("reflect", 4), ("zeros", 1)])
+def test_a_signal_that_is_shorter_than_its_frames_is_refused_or_padded(pad: Any, least: int) -> None:
+    framed = Frames(length=6, hop=2, pad=pad)
+    assert made(list(range(least)), Tensor(shape=(-1,)), framed).shape[2] == 6
+    with pytest.raises(InvalidInput, match=f"There are {least - 1} samples; frames of 6 take {least} at least"):
+        made(np.zeros(least - 1), Tensor(shape=(-1,)), framed)
+    assert made(list(range(least)), Tensor(shape=(least,)), framed).shape[2] == 6
+    check_processing(declared(framed, first=least), (TensorSpec(name="x", datatype="FP32", shape=(1, -1, 6)),), ())
+    with pytest.raises(MalformedMessage, match=f"makes frames of 6 out of {least - 1} samples"):
+        check_processing(declared(framed, first=least - 1), (TensorSpec(name="x", datatype="FP32", shape=(1, -1, 6)),), ())
+
+
+def declared(step: InputStep, *, first: int) -> Processing:
+    return Processing(inputs=(InputProcessing(tensor="x", steps=(Tensor(shape=(first,)), step)),))
 
 
 def test_json_goes_through_the_steps_and_a_request_of_the_protocol_only_when_it_asks() -> None:

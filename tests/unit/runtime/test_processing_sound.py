@@ -140,4 +140,5 @@ def test_frames_drop_what_is_left_and_logarithms_have_a_floor() -> None:
     frames = heard(Frames(length=4, hop=3), np.arange(12.0))
     assert frames.tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
     assert heard(Log(base="2", floor=0.25), np.array([[0.0, 1.0, 8.0]])).tolist() == [[-2, 0, 3]]
+    assert heard(Log(base="2", floor=0, add=0.5), np.array([[0.0, 0.5, 3.5]])).tolist() == [[-1, 0, 2]]
     assert heard(Log(base="10", span=1), np.array([[1.0, 100.0, 10.0]])).tolist() == [[1, 2, 1]]
