@@ -43,9 +43,9 @@ def batch(wanted: InputProcessing, given: Sequence[Given]) -> tuple[Array, list[
 
 def processed(wanted: InputProcessing, given: Given) -> tuple[Array, Placement | None]:
     """One sample, and where it is a picture, how that lies in it. Raises `InvalidInput`, or `DecoderMissing`."""
-    array = opened(wanted, given)
-    placement = _whole(array) if isinstance(wanted.first, Decode) else None
     with np.errstate(all="ignore"):  # what becomes infinite is flagged as the model's answer is
+        array = opened(wanted, given)
+        placement = _whole(array) if isinstance(wanted.first, Decode) else None
         for step in wanted.steps[1:]:
             if isinstance(step, PlacingStep):
                 assert placement is not None, "checked when the processing was read"

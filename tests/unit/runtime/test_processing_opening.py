@@ -40,6 +40,7 @@ from fleet_protocol.tensors import DataType, TensorSpec
 from runtime.errors import InvalidInput
 from runtime.inputs import from_files, from_json, from_message
 from runtime.processing import Classes, Detections, Processor
+from runtime.processing.decoding import ENCODED_BYTES
 from runtime.processing.steps import rows
 from tests.support.sounds import tone, wav
 
@@ -80,6 +81,10 @@ def test_audio_comes_as_a_file_as_text_as_numbers_and_several_at_once() -> None:
         np.testing.assert_array_equal(made(several, Audio(rate=16_000)), np.concatenate([wanted, wanted]))
 
 
+def test_audio_beyond_all_measure_is_infinite_without_a_warning() -> None:
+    assert made([1e300, 0.5], Audio(rate=16_000)).tolist() == [[np.inf, 0.5]]
+
+
 GOOD = wav(np.arange(100, dtype=np.int16))
 
 
@@ -99,6 +104,7 @@ GOOD = wav(np.arange(100, dtype=np.int16))
         ({"b64": "%"}, "is not base64"),
         ({"b64": 3}, "wanted {.b64.: .….}"),
         ({"base": ""}, "wanted {.b64.: .….}"),
+        (bytes(ENCODED_BYTES + 1), f"It has {ENCODED_BYTES + 1} bytes; at most {ENCODED_BYTES} are opened"),
         ([], "wanted .samples., mono, 1 to"),
         ([0, 200, -300], "Audio is int64; wanted int16 or int32 PCM, or floats"),
         ([0.5, "a"], "Audio is <U|Audio is str"),
@@ -210,6 +216,8 @@ def test_what_would_grow_beyond_measure_is_refused_before_memory_is_asked_for() 
     for steps in ((Frames(length=65536, hop=1),), (Frames(length=1, hop=1), Spectrum(size=65536))):
         with pytest.raises(InvalidInput, match="numbers; at most"):
             made(signal, free, *steps)
+    with pytest.raises(InvalidInput, match="numbers; at most"):
+        made(np.zeros(limits.SAMPLE_NUMBERS + 1, np.uint8), Tensor(shape=(-1,), datatype="UINT8"))
     with pytest.raises(InvalidInput, match="numbers; at most"):
         made(np.zeros((4, 5000), np.float32), Tensor(shape=(-1, -1)), FitLength(length=10_000, axis=0))
 
