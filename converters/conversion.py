@@ -280,7 +280,9 @@ class _Conversion:
             return Reference(parts, batch, golden, outputs, None, metric)
         classes = evaluation.class_output(model.outputs, outputs, parts.held_out.labels)
         _check_names(self._settings.classes, None if classes is None else outputs[classes])
-        metric = None if classes is not None else measures.vector_metric(outputs, parts.held_out)
+        metric = (
+            None if classes is not None else measures.step_metric(outputs) or measures.vector_metric(outputs, parts.held_out)
+        )
         return Reference(parts=parts, batch=batch, golden=golden, held_out=outputs, classes=classes, metric=metric)
 
     def _inner_bytes(self, data: Dataset) -> int:

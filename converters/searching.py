@@ -35,6 +35,8 @@ _TIMING_SECONDS: Final = 0.3
 _PRODUCTS_AT_LEAST: Final = 6
 _EXPLAINED_BYTES: Final = 16 * 1024**2
 """Larger models are not run once more only to show where their noise comes in."""
+_IN_16_BITS: Final = (3, 8)
+"""So many layers are stored in 16 bits, one number after the other."""
 _GIVEN: Final = "given"
 _FAILED: Final = Score(loss=1.0, sqnr_db=-200.0, latency=1e9, size=0, fault="cannot be made")
 
@@ -164,12 +166,39 @@ def _score_of(plain: Trial, reference: Reference) -> Score:
 
 
 def _halved_weights(trials: Sequence[Trial], quantizer: Quantizer, hunt: Search) -> list[Trial]:
-    """The trials, and one with 16-bit weights where those of 8 bits may not ship."""
+    """The trials, with weights of 16 bits in a few layers, or else beside them in all, where those of 8 bits may not ship."""
     weights = next((trial for trial in trials if isinstance(trial.recipe, WeightsRecipe)), None)
     if weights is None or not weights.fault:
         return list(trials)
-    settings = hunt.settings
-    return [*trials, attempt(HALF, quantizer, hunt.reference, work=hunt.work, budget=settings.budget, target=settings.target)]
+    mixed = _mixed(weights, quantizer, hunt) if weights.model is not None else None
+    settings, tried = hunt.settings, [trial if mixed is None or trial is not weights else mixed for trial in trials]
+    if mixed is not None and not mixed.fault:
+        return tried
+    return [*tried, attempt(HALF, quantizer, hunt.reference, work=hunt.work, budget=settings.budget, target=settings.target)]
+
+
+def _mixed(weights: Trial, quantizer: Quantizer, hunt: Search) -> Trial | None:
+    """8-bit weights with the fewest layers in 16 bits that the search samples allow, as the held-out ones judge it."""
+    assert isinstance(weights.recipe, WeightsRecipe)
+    assert weights.model is not None
+    settings, scoring = hunt.settings, _halved(hunt.reference, hunt.given)
+    allowed = max(settings.budget, 1.5 / len(scoring.parts.held_out))
+    try:
+        noisy = quantizer.noisy_weights(weights.recipe)
+    except RecipeFailed:
+        return None
+    for count in _IN_16_BITS:
+        if count > len(noisy):
+            break
+        recipe = replace(weights.recipe, halved=tuple(noisy[:count]))
+        named = replace(recipe, name="searched")
+        tried = attempt(named, quantizer, scoring, work=hunt.work, budget=allowed, target=settings.target)
+        if tried.model is not None:
+            tried.model.close()
+        if not tried.fault:
+            weights.model.close()
+            return attempt(recipe, quantizer, hunt.reference, work=hunt.work, budget=settings.budget, target=settings.target)
+    return None
 
 
 def _noted(trial: Trial, plain: Trial, count: int) -> Trial:

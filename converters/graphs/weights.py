@@ -6,7 +6,8 @@ recipe for ordinary layers; this is the whole of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -22,12 +23,26 @@ _UNPACKING: Final = 70
 _BIASED: Final = ("Conv", "ConvTranspose", "Gemm")
 
 
-def quantize_weights(model: onnx.ModelProto, *, smallest: int) -> int:
-    """Replace, in place, the float32 weights of at least `smallest` elements that then take less room; say how many tensors."""
+@dataclass(frozen=True)
+class Packed:
+    """Weights in 8 bits: `values` ≈ the weights over `scales`, which lie along `axis`, 0 or more."""
+
+    values: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    axis: int
+
+    def unpacked(self) -> NDArray[np.float32]:
+        """The weights as a layer sees them."""
+        others = tuple(at for at in range(self.values.ndim) if at != self.axis)
+        return self.values.astype(np.float32) * np.expand_dims(self.scales, others)
+
+
+def packed_weights(model: onnx.ModelProto, *, smallest: int) -> dict[str, Packed]:
+    """By name, the float32 weights of at least `smallest` elements that take less room in 8 bits."""
     graph = model.graph
     fixed = {value.name for value in (*graph.input, *graph.output)}
     tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in fixed}
-    unpacking = []
+    found = {}
     for name, axis in dict(_weights(graph)).items():
         tensor = tensors.get(name)
         if tensor is None or tensor.data_type != onnx.TensorProto.FLOAT:
@@ -35,15 +50,25 @@ def quantize_weights(model: onnx.ModelProto, *, smallest: int) -> int:
         values = numpy_helper.to_array(tensor)
         if values.size < smallest or not np.isfinite(values).all():
             continue
-        packed, scales = pack(values, axis)
-        if packed.nbytes + scales.nbytes + _UNPACKING >= values.nbytes:
-            continue
-        graph.initializer.remove(tensor)
-        graph.initializer.append(numpy_helper.from_array(packed, f"{name}/int8"))
-        graph.initializer.append(numpy_helper.from_array(scales, f"{name}/scale"))
+        packed = Packed(*pack(values, axis), axis % values.ndim)
+        if packed.values.nbytes + packed.scales.nbytes + _UNPACKING < values.nbytes:
+            found[name] = packed
+    return found
+
+
+def quantize_weights(model: onnx.ModelProto, *, smallest: int) -> int:
+    """Replace, in place, the weights that `packed_weights` finds; say how many tensors."""
+    graph, unpacking = model.graph, []
+    found = packed_weights(model, smallest=smallest)
+    kept = [tensor for tensor in graph.initializer if tensor.name not in found]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    for name, packed in found.items():
+        graph.initializer.append(numpy_helper.from_array(packed.values, f"{name}/int8"))
+        graph.initializer.append(numpy_helper.from_array(packed.scales, f"{name}/scale"))
         unpacking.append(
             helper.make_node(
-                "DequantizeLinear", [f"{name}/int8", f"{name}/scale"], [name], name=f"{name}/unpack", axis=axis % values.ndim
+                "DequantizeLinear", [f"{name}/int8", f"{name}/scale"], [name], name=f"{name}/unpack", axis=packed.axis
             )
         )
     _put_first(graph, unpacking)
@@ -56,6 +81,11 @@ def halve_weights(model: onnx.ModelProto, *, smallest: int = 256) -> int:
     What 16 bits hold only as infinity stays as it is.
     """
     return _halve(model.graph, [each for each in model.graph.initializer if int(np.prod(each.dims)) >= smallest])
+
+
+def halve_named(model: onnx.ModelProto, names: Collection[str]) -> int:
+    """The same for these tensors."""
+    return _halve(model.graph, [each for each in model.graph.initializer if each.name in names])
 
 
 def halve_rest(model: onnx.ModelProto) -> int:

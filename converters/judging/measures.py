@@ -1,4 +1,6 @@
-"""Measures of quality for models that tell no class: an autoencoder's AUC, the cosine of embeddings, a caller's own. Pure.
+"""Measures of quality for models that tell no class a sample. Pure.
+
+An autoencoder's AUC, the cosine of embeddings, agreement a step, and a caller's own.
 
 A measure takes float's outputs and a variant's for the same samples and says how good the variant is, more being better, and
 how sure its change is: intervals are paired, as both answered the same samples.
@@ -26,6 +28,8 @@ _WIDE: Final = 3
 """A model that gives back fewer numbers than this is no autoencoder."""
 _VECTOR: Final = 16
 """Rows of fewer numbers are no embeddings: their cosine says little."""
+_STEPS: Final = 3
+"""Axes of a distribution a step: samples, steps, classes."""
 _TOKENS: Final = 2
 """Tokens are whole numbers [samples, places]; vectors with more axes than this stand at places."""
 
@@ -88,6 +92,27 @@ def vector_metric(outputs: Outputs, data: Dataset) -> Metric | None:
         return metrics.mean_interval(each(answers, samples, wanted) - 1)
 
     return Metric("cosine to float", mean, change=change, against_float=True)
+
+
+def step_metric(outputs: Outputs) -> Metric | None:
+    """The share of steps whose largest output is float's, where the first output is a distribution a step; or None.
+
+    Such are [N, steps, classes]: recognisers of text and speech, taggers. The interval takes samples as independent, not steps.
+    """
+    first, answers = next(iter(outputs.items()))
+    if answers.ndim != _STEPS or not metrics.looks_like_probabilities(answers.reshape(-1, answers.shape[-1])):
+        return None
+
+    def each(answers: Outputs, wanted: Outputs) -> Rows:
+        same = answers[first].argmax(axis=-1) == wanted[first].argmax(axis=-1)
+        return np.asarray(same.mean(axis=1))
+
+    return Metric(
+        "agreement a step",
+        lambda answers, _, wanted: float(each(answers, wanted).mean()),
+        change=lambda answers, _, wanted: metrics.mean_interval(each(answers, wanted) - 1),
+        against_float=True,
+    )
 
 
 def _embeds(answers: NDArray[Any], data: Dataset) -> bool:

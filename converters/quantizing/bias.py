@@ -3,6 +3,9 @@
 The empirical form of Nagel et al. 2019 (arXiv 1906.04721). Rounding a layer's weights moves each output channel by a constant
 on average. Layers are corrected in the order of computation, each with those before it corrected, so that no shift is taken
 back twice. It hurts some models (ResNet-8, measured), so it is a cure that a search tries, and not a habit.
+
+Where weights alone are rounded, what that shifts is known without running the rounded model: the rounding errors times the
+means of what the layer is given. That took an OCR model from 21.7 to 23.8 dB (measured), and is always done.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from converters.errors import RecipeFailed
-from converters.graphs.graph_view import GraphView
+from converters.graphs.channel_flow import bias_of_matmul
+from converters.graphs.graph_view import GraphView, Reader, attributes
 from converters.graphs.observe import Batch, observe, pieces, session
+from converters.graphs.weights import packed_weights
 
 _SAMPLES: Final = 32
 """Means of channels need no more, since every place of a picture counts."""
@@ -26,6 +31,7 @@ _AT_ONCE: Final = 8
 _LAYERS: Final = 80
 """Larger models have the model run too often for what it gives."""
 _BIAS: Final = 2
+_MATRIX: Final = 2
 _AXES: Final = {"Conv": 1, "Gemm": -1}
 """Where the channels of a layer's output lie."""
 
@@ -60,6 +66,75 @@ def correct_biases(before: onnx.ModelProto, after: onnx.ModelProto, batches: Ite
         if tensor.name in biases:
             tensor.CopyFrom(numpy_helper.from_array(biases[tensor.name], tensor.name))
     return len(biases)
+
+
+def shift_biases(model: onnx.ModelProto, batches: Iterable[Batch], *, smallest: int) -> int:
+    """Take, in place, into the float biases what `quantize_weights` will shift the means of layers by; say of how many layers.
+
+    Raises `RecipeFailed` where the model does not run.
+    """
+    view, packed = GraphView(model), packed_weights(model, smallest=smallest)
+    layers = [node for node in view.nodes if len(node.input) > 1 and node.input[1] in packed]
+    places = {node.output[0]: place for node in layers if (place := _bias(view, node)) is not None}
+    layers = [node for node in layers if node.output[0] in places]
+    axes = {node.input[0]: _AXES.get(node.op_type, -1) for node in layers}
+    given = {value: axis for value, axis in axes.items() if value not in view.inputs}
+    some = list(pieces(batches, _AT_ONCE, at_most=_SAMPLES))
+    means = _typical(observe(model, list(given), some), given) | _typical(
+        some, {n: a for n, a in axes.items() if n not in given}
+    )
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in layers:
+        name = places[node.output[0]]
+        lost = numpy_helper.to_array(tensors[node.input[1]]).astype(np.float64) - packed[node.input[1]].unpacked()
+        bias = numpy_helper.to_array(tensors[name])
+        shifted = bias + _shift(node, lost, means[node.input[0]]).reshape(bias.shape)
+        tensors[name].CopyFrom(numpy_helper.from_array(shifted.astype(np.float32), name))
+    return len(layers)
+
+
+def _typical(shown: Iterable[Batch], axes: Mapping[str, int]) -> dict[str, Means]:
+    """Each channel's mean over places, and over that half of the samples which lies in the middle: outliers have no say."""
+    found: dict[str, list[Means]] = {name: [] for name in axes}
+    for batch in shown:
+        for name, axis in axes.items():
+            values = np.moveaxis(batch[name], axis, -1)
+            found[name].append(values.reshape(len(values), -1, values.shape[-1]).mean(axis=1, dtype=np.float64))
+    means = {}
+    for name, rows in found.items():
+        ordered = np.sort(np.concatenate(rows), axis=0)
+        cut = len(ordered) // 4
+        means[name] = ordered[cut : len(ordered) - cut].mean(axis=0)
+    return means
+
+
+def _bias(view: GraphView, node: onnx.NodeProto) -> str | None:
+    """The name of a layer's own float bias, one number an output; or None."""
+    told, weights = attributes(node), view.operand(node, 1)
+    if weights is None or told.get("transA") or {told.get("alpha", 1.0), told.get("beta", 1.0)} != {1.0}:
+        return None
+    if node.op_type not in (*_AXES, "MatMul") or (node.op_type == "MatMul" and weights.ndim > _MATRIX):
+        return None
+    place = bias_of_matmul(view, node) if node.op_type == "MatMul" else Reader(node, _BIAS)
+    values = None if place is None else view.operand(place.node, place.position)
+    if place is None or values is None or values.dtype != np.float32 or values.size != weights.shape[_outputs(node)]:
+        return None
+    name = place.node.input[place.position]
+    return str(name) if len(view.readers(name)) == 1 else None
+
+
+def _outputs(node: onnx.NodeProto) -> int:
+    """The weights' axis that counts a layer's outputs."""
+    return 0 if node.op_type == "Conv" or attributes(node).get("transB") else 1
+
+
+def _shift(node: onnx.NodeProto, lost: NDArray[np.float64], means: Means) -> Means:
+    """What the lost part of the weights makes of inputs that are their means everywhere: float64[outputs]."""
+    if node.op_type != "Conv":
+        return means @ (lost.T if _outputs(node) == 0 else lost)
+    groups = attributes(node).get("group", 1)
+    taps = lost.reshape(groups, len(lost) // groups, lost.shape[1], -1).sum(axis=-1)
+    return np.asarray(np.einsum("goi,gi->go", taps, means.reshape(groups, -1)).reshape(-1))
 
 
 def _layers(before: GraphView, after: GraphView) -> list[_Layer]:

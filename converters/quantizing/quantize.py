@@ -33,8 +33,8 @@ from converters.graphs.graph_view import GraphView, has_subgraphs, layer_weights
 from converters.graphs.lossless import PROOF_DB, likeness, simplify, strip_names
 from converters.graphs.smooth import smooth
 from converters.graphs.terse import strip_defaults, strip_zero_points
-from converters.graphs.weights import halve_rest, halve_weights, quantize_tables, quantize_weights
-from converters.quantizing.bias import correct_biases
+from converters.graphs.weights import halve_named, halve_rest, halve_weights, quantize_tables, quantize_weights
+from converters.quantizing.bias import correct_biases, shift_biases
 from converters.quantizing.ranges import Ranges
 from converters.quantizing.sensitivity import NodeNoise, node_noise
 from converters.recipe import (
@@ -94,6 +94,17 @@ class Quantizer:
             self._static(recipe)
         assert self._last is not None
         return node_noise(self._for(recipe), self._last[1], self._batches())
+
+    def noisy_weights(self, recipe: WeightsRecipe) -> list[str]:
+        """Layers whose 8-bit weights add noise, by name, most for what they would cost first. Raises `RecipeFailed`."""
+        sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in self.prepared().graph.initializer}
+        costs = {
+            node.name: sizes[node.input[1]]
+            for node in self.prepared().graph.node
+            if len(node.input) > 1 and sizes.get(node.input[1], 0) >= recipe.smallest
+        }
+        noise = [each for each in node_noise(self.prepared(), self._weights(recipe), self._batches()) if each.node in costs]
+        return [each.node for each in sorted(noise, key=lambda each: -each.added / costs[each.node] ** 0.5)]
 
     def _made(self, recipe: FloatRecipe | StaticRecipe | DynamicRecipe | WeightsRecipe | HalfRecipe) -> onnx.ModelProto:
         if isinstance(recipe, FloatRecipe):
@@ -202,6 +213,9 @@ class Quantizer:
 
     def _weights(self, recipe: WeightsRecipe) -> onnx.ModelProto:
         model = _copy(self.prepared())
+        halve_named(model, {node.input[1] for node in model.graph.node if node.name in recipe.halved})
+        if not has_subgraphs(model):
+            shift_biases(model, self._batches(), smallest=recipe.smallest)
         if not quantize_weights(model, smallest=recipe.smallest):
             raise RecipeFailed(f"changes nothing: no layer of the model has {recipe.smallest} float32 weights or more")
         halve_rest(model)

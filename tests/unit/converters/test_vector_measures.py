@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from converters.data.calibration import Parts, make_dataset
-from converters.judging.measures import anomaly_metric, cosines, vector_metric
+from converters.judging.measures import anomaly_metric, cosines, step_metric, vector_metric
 from converters.judging.metrics import area_under_curve, mean_interval, paired_area_difference
 from converters.judging.trial import Reference, over_budget
 from fleet_protocol.tensors import TensorSpec
@@ -145,3 +145,52 @@ def test_measures_say_how_sure_their_change_is() -> None:
     assert area is not None
     assert area.change is not None
     assert area.change({"y": rows}, data, {"y": rows}).low == 0
+
+
+def steps(seed: int = 0) -> tuple[Reference, NDArray[np.float32]]:
+    """A recogniser's answers: a distribution over 12 signs at each of 8 places."""
+    scores = np.exp(3 * chance(seed).normal(size=(COUNT, PLACES, 12)))
+    answers = (scores / scores.sum(axis=-1, keepdims=True)).astype(np.float32)
+    data = make_dataset({"ids": np.zeros((COUNT, PLACES), np.int64)}, (IDS,))
+    return Reference(Parts(data, data, data), 64, {"y": answers}, {"y": answers}, None, step_metric({"y": answers})), answers
+
+
+def changed(answers: NDArray[np.float32], steps: int, sample: int = 0) -> dict[str, NDArray[Any]]:
+    """The same, but that the largest of so many steps is another one, by little."""
+    turned = answers.copy()
+    for step in range(steps):
+        best, second = np.argsort(turned[sample, step])[::-1][:2]
+        turned[sample, step, [best, second]] = turned[sample, step, [second, best]]
+    return {"y": turned}
+
+
+def test_a_distribution_a_step_is_judged_by_the_steps_that_agree() -> None:
+    reference, answers = steps()
+    few, many = (reference.judge(changed(answers, count)) for count in (2, 3))
+    assert (few.metric, few.agreement) == ("agreement a step", None)
+    assert few.score == pytest.approx(1 - 2 / (COUNT * PLACES))
+    assert over_budget(few, reference, BUDGET) == ""
+    assert "of agreement a step (1.0000 to 0.9938)" in over_budget(many, reference, BUDGET)
+
+
+def test_steps_of_one_sample_count_as_one_in_the_interval() -> None:
+    """Eight steps of one sample tell less than one of each of eight."""
+    reference, answers = steps()
+    apart = answers.copy()
+    for sample in range(8):
+        apart[sample] = changed(answers, 1, sample)["y"][sample]
+    assert reference.metric is not None
+    assert reference.metric.change is not None
+    together, spread = (
+        reference.metric.change(each, reference.parts.held_out, reference.held_out)
+        for each in (changed(answers, 8), {"y": apart})
+    )
+    assert together.low + together.high == pytest.approx(spread.low + spread.high)
+    assert together.high - together.low > 2 * (spread.high - spread.low)
+
+
+def test_answers_that_are_no_distributions_a_step_are_not_judged_by_steps() -> None:
+    _, answers = steps()
+    assert step_metric({"y": answers * 2}) is None
+    assert step_metric({"y": answers[:, 0]}) is None
+    assert step_metric({"y": answers.astype(np.int64)}) is None
