@@ -3,13 +3,14 @@
 `python -m bench.serving --peers VENV`: the peers run from that virtual environment, made outside of the repository with
 `pip install mlserver fastapi uvicorn[standard] onnxruntime`. Without it only our own server is measured, and the result says
 so, beside the least that grpcio itself can do. `--triton VENV` adds Triton (`bench.triton_server`), from one made with
-`pip install nvidia-pytriton onnxruntime`. Every server is a process of its own, all run at once and only one is asked at a
-time, in turn (`bench.load`).
+`pip install nvidia-pytriton onnxruntime`. Our modules are compiled first, as pip compiles those that it installs. Every server
+is a process of its own, all run at once and only one is asked at a time, in turn (`bench.load`).
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import json
 import sys
@@ -26,6 +27,7 @@ from bench import triton_server
 from bench.load import OURS, GrpcRequest, HttpRequest, Request, Server, compared, free_port, running
 from bench.runtime import _mlp, _mobilenet
 
+OUR_PACKAGES: Final = ("edgeward", "fleet_io", "fleet_protocol", "fleet_telemetry", "runtime")
 _MLSERVER_MODEL: Final = """
 import numpy as np
 import onnxruntime
@@ -148,6 +150,8 @@ else:
 
 def measure(peers: Path | None = None, triton: Path | None = None) -> dict[str, object]:
     """Requests per second of each server, and ours divided by each peer's."""
+    for package in OUR_PACKAGES:
+        compileall.compile_dir(Path(__file__).parents[1] / package, quiet=1)
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         tiny, vision = _mlp(Path(directory) / "tiny.onnx"), _mobilenet(Path(directory) / "vision.onnx")
 
