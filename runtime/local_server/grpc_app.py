@@ -67,9 +67,24 @@ class Call(Protocol):
         ...
 
 
+class Asked:
+    """A call, and what came with it: grpcio makes its metadata anew each time it is asked for it."""
+
+    __slots__ = ("_metadata", "call")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self._metadata = dict(call.invocation_metadata() or ())
+
+    def said(self, name: str) -> str:
+        """The text of that name; empty when there is none."""
+        value = self._metadata.get(name)
+        return value if isinstance(value, str) else ""
+
+
 Read = Callable[[], Awaitable[object]]
 """The next message of a call as bytes; something else when the client sends no more."""
-Method = Callable[[bytes, Call], Awaitable[bytes]]
+Method = Callable[[bytes, Asked], Awaitable[bytes]]
 
 
 class GrpcRefusal(Exception):
@@ -95,10 +110,11 @@ class GrpcApplication:
 
     async def answer(self, path: str, read: Read, call: Call) -> bytes:
         """The response to one call. Raises `GrpcRefusal`."""
-        trace = self._trace(call)
+        asked = Asked(call)
+        trace = self._trace(asked)
         try:
-            self._check_token(path, call)
-            return await self._answer_one(self.methods[path], await self._next(read, BODY_TIMEOUT_S), call)
+            self._check_token(path, asked)
+            return await self._answer_one(self.methods[path], await self._next(read, BODY_TIMEOUT_S), asked)
         except Refused as refusal:
             raise self._refused(refusal) from refusal
         except Exception as error:  # whatever it was, the next request must work
@@ -106,13 +122,14 @@ class GrpcApplication:
 
     async def answer_stream(self, read: Read, call: Call) -> AsyncIterator[bytes]:
         """A response to each request of a stream, in order; a refused one gets its error and the stream goes on."""
-        trace = self._trace(call)
+        asked = Asked(call)
+        trace = self._trace(asked)
         infer, wrapped = self.methods[f"/{OPEN_INFERENCE}/ModelInfer"], message_class("inference.ModelStreamInferResponse")
         try:
-            self._check_token(self.stream, call)
+            self._check_token(self.stream, asked)
             while (body := await self._next(read, STREAM_IDLE_S)) is not None:
                 try:
-                    answer = await self._answer_one(infer, body, call)
+                    answer = await self._answer_one(infer, body, asked)
                     response = wrapped(infer_response=parsed(oip_grpc.InferAnswer, answer))
                 except Refused as refusal:
                     response = wrapped(error_message=self._refused(refusal).args[0])
@@ -129,30 +146,30 @@ class GrpcApplication:
             raise Refused(408, f"No whole message arrived within {patience:g} s.") from error
         return message if isinstance(message, bytes) else None
 
-    async def _answer_one(self, method: Method, body: bytes | None, call: Call) -> bytes:
+    async def _answer_one(self, method: Method, body: bytes | None, asked: Asked) -> bytes:
         if body is None:
             raise Refused(400, "The call ended before a whole message of at most the allowed size came.")
         bodies = self._answering.bodies
         bodies.hold(len(body))
         try:
-            return await method(body, call)
+            return await method(body, asked)
         except MalformedRequest as error:
             raise Refused(400, str(error)) from error
         finally:
             bodies.release(body)
 
-    def _check_token(self, path: str, call: Call) -> None:
+    def _check_token(self, path: str, asked: Asked) -> None:
         if self._token is None or path in _OPEN_TO_ALL:
             return
-        if not bearer.shows(_said(call, "authorization").encode(), self._token):
+        if not bearer.shows(asked.said("authorization").encode(), self._token):
             raise Refused(401, "This server wants a token in the metadata: authorization: Bearer <token>.")
 
-    def _trace(self, call: Call) -> str | None:
-        said = _said(call, "traceparent")
+    def _trace(self, asked: Asked) -> str | None:
+        said = asked.said("traceparent")
         trace = trace_of(said.encode()) if said else None
         if trace is None:
             return None
-        call.set_trailing_metadata((("traceparent", trace.decode()),))
+        asked.call.set_trailing_metadata((("traceparent", trace.decode()),))
         return trace.decode()
 
     def _refused(self, refusal: Refused) -> GrpcRefusal:
@@ -190,11 +207,11 @@ class _OpenInference:
         methods[f"/{OPEN_INFERENCE}/ModelInfer"] = self._infer
         return methods
 
-    async def _infer(self, body: bytes, call: Call) -> bytes:
+    async def _infer(self, body: bytes, asked: Asked) -> bytes:
         message = await _read(self._answering, oip_grpc.InferMessage, body)
         work = partial(_infer, message=message)
         wished = oip_grpc.read_wishes(message)
-        wishes = _wishes(call, NO_WISHES if wished is None else wishes_of(*wished))
+        wishes = _wishes(asked, NO_WISHES if wished is None else wishes_of(*wished))
         version = message.model_version or None
         return (await self._answering.ask(body, message.model_name, version, work, wishes)).body
 
@@ -242,7 +259,7 @@ class _Telling:
         self._answer = message_class(f"inference.{name}Response")
         self._tell = tell
 
-    async def __call__(self, body: bytes, _call: Call) -> bytes:
+    async def __call__(self, body: bytes, _asked: Asked) -> bytes:
         facts = await self._tell(parsed(self._asked, body))
         return bytes(filled(self._answer(), facts).SerializeToString())
 
@@ -263,13 +280,13 @@ class _TensorFlowServing:
             f"/{MODELS}/GetModelStatus": self._status,
         }
 
-    async def _ask(self, body: bytes, call: Call, *, kind: Message, work: Callable[..., Response]) -> bytes:
+    async def _ask(self, body: bytes, asked: Asked, *, kind: Message, work: Callable[..., Response]) -> bytes:
         message = await _read(self._answering, kind, body)
         spec = message.model_spec
         bound: Work = partial(work, message=message)
-        return (await self._answering.ask(body, spec.name, tfs_grpc.asked_version(spec), bound, _wishes(call))).body
+        return (await self._answering.ask(body, spec.name, tfs_grpc.asked_version(spec), bound, _wishes(asked))).body
 
-    async def _metadata(self, body: bytes, _call: Call) -> bytes:
+    async def _metadata(self, body: bytes, _asked: Asked) -> bytes:
         message = parsed(tfs_grpc.MetadataMessage, body)
         unknown = set(message.metadata_field) - {tfs_grpc.SIGNATURES}
         if unknown or not message.metadata_field:
@@ -277,7 +294,7 @@ class _TensorFlowServing:
         served = await self._answering.described(message.model_spec.name, tfs_grpc.asked_version(message.model_spec))
         return tfs_grpc.encode_metadata(served.identity, served.inputs, served.outputs)
 
-    async def _status(self, body: bytes, _call: Call) -> bytes:
+    async def _status(self, body: bytes, _asked: Asked) -> bytes:
         spec = parsed(tfs_grpc.StatusMessage, body).model_spec
         served = await self._answering.described(spec.name, tfs_grpc.asked_version(spec))
         return tfs_grpc.encode_status(served.identity)
@@ -290,17 +307,10 @@ async def _read(answering: Answering, kind: Message, body: bytes) -> Message:
     return await asyncio.get_running_loop().run_in_executor(answering.threads, parsed, kind, body)
 
 
-def _wishes(call: Call, wishes: Wishes = NO_WISHES) -> Wishes:
+def _wishes(asked: Asked, wishes: Wishes = NO_WISHES) -> Wishes:
     """What the message says of itself; where it says nothing of its time, the call's deadline. A key in the metadata counts."""
-    timeout_s = call.time_remaining() if wishes.timeout_s is None else wishes.timeout_s
-    return Wishes(timeout_s, wishes.priority, _said(call, _KEY) or wishes.key)
-
-
-def _said(call: Call, name: str) -> str:
-    for key, value in call.invocation_metadata() or ():
-        if key == name and isinstance(value, str):
-            return value
-    return ""
+    timeout_s = asked.call.time_remaining() if wishes.timeout_s is None else wishes.timeout_s
+    return Wishes(timeout_s, wishes.priority, asked.said(_KEY) or wishes.key)
 
 
 def _infer(question: Question, *, message: Message) -> Response:
