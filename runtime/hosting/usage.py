@@ -11,8 +11,9 @@ import math
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
+import msgspec
 import numpy as np
 
 from fleet_protocol import limits
@@ -67,7 +68,7 @@ def add_all(histogram: Histogram, values: Sequence[float]) -> None:
     histogram.maximum = max(histogram.maximum, float(array.max()))
 
 
-class _Plain(NamedTuple):
+class _Plain(msgspec.Struct, frozen=True):
     """A model of one input and one output of numbers: what is needed to look at its answers later."""
 
     given: str
