@@ -81,7 +81,8 @@ def compare(case: Any, path: Path) -> None:
     model = runtime.load(path)
     for given, _ in case.data_sets:
         inputs = {spec.name: as_array(value) for spec, value in zip(plain.get_inputs(), given, strict=False)}
-        assert_same(case.name, asked_plainly(plain, inputs), asked(model, inputs))
+        for _ in range(2):  # the second time, small tensors are in buffers that are used again
+            assert_same(case.name, asked_plainly(plain, inputs), asked(model, inputs))
     model.close()
 
 

@@ -171,6 +171,28 @@ def identity(path: Path, elem_type: int = TensorProto.FLOAT, shape: Sequence[int
     )
 
 
+def picked(path: Path) -> Path:
+    """A vector of numbers by their places, `[count]` of INT64 each up to 9; another place is an error in the run."""
+    return _save(
+        path,
+        [helper.make_node("Gather", ["numbers", "places"], ["picked"])],
+        inputs=[_value("places", TensorProto.INT64, ["count"])],
+        outputs=[_value("picked", TensorProto.FLOAT, ["count"])],
+        initializers={"numbers": np.arange(10, dtype=np.float32) ** 2},
+    )
+
+
+def nonzero(path: Path) -> Path:
+    """The places of the elements that are not 0: how many there are hangs on the values."""
+    return _save(
+        path,
+        [helper.make_node("NonZero", ["x"], ["places"])],
+        inputs=[_value("x", TensorProto.FLOAT, ["count"])],
+        outputs=[_value("places", TensorProto.INT64, [1, None])],
+        initializers={},
+    )
+
+
 def two_inputs(path: Path) -> Path:
     """`left` and `right` float32[?, 2] to `total` float32[?, 2] and `largest` int64[?]."""
     nodes = [
