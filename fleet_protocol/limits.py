@@ -67,5 +67,7 @@ SAMPLE_NUMBERS: Final = 16 * MIB
 """Numbers in one sample of anything but pictures: audio of 17 minutes at 16 kHz."""
 FRAME: Final = 65536
 """Numbers in one frame of a signal."""
+MATRIX: Final = 1 * MIB
+"""Numbers in the matrix by which one step multiplies frames."""
 AUDIO_RATE: Final = 384_000
 """Samples a second."""

@@ -254,10 +254,8 @@ def _reshaped(step: Reshape, shape: tuple[int, ...], where: str) -> tuple[int, .
 
 def _after_sound(step: SoundStep, form: _Form, where: str) -> _Form:
     shape = form.shape
-    wanted = 1 if isinstance(step, Frames) else 2
-    if not isinstance(step, Log) and len(shape) != wanted:
-        what = "samples" if wanted == 1 else "frames"
-        raise MalformedMessage(f"{where} works on {what} of {wanted} dimensions; {list(shape)} has {len(shape)}")
+    if not isinstance(step, Log):
+        _check_signal(step, shape, where)
     made = form.typed("FP32")
     match step:
         case Frames():
@@ -273,6 +271,7 @@ def _after_sound(step: SoundStep, form: _Form, where: str) -> _Form:
             return made.shaped(shape[0], size // 2 + 1)
         case Mel():
             _check_mel(step, form, where)
+            _check_matrix(shape[-1], step.bands, where)
             return made.shaped(shape[0], step.bands)
         case Log():
             if not step.floor + step.add:
@@ -280,7 +279,23 @@ def _after_sound(step: SoundStep, form: _Form, where: str) -> _Form:
             return made
         case Dct():
             _check_within("number of coefficients", step.coefficients, shape[-1], where)
+            _check_matrix(shape[-1], step.coefficients, where)
             return made.shaped(shape[0], step.coefficients)
+
+
+def _check_signal(step: SoundStep, shape: tuple[int, ...], where: str) -> None:
+    wanted = 1 if isinstance(step, Frames) else 2
+    if len(shape) != wanted:
+        what = "samples" if wanted == 1 else "frames"
+        raise MalformedMessage(f"{where} works on {what} of {wanted} dimensions; {list(shape)} has {len(shape)}")
+    if wanted == 2 and shape[-1] > limits.FRAME:
+        raise MalformedMessage(f"{where} works on frames of at most {limits.FRAME} numbers; they have {shape[-1]}")
+
+
+def _check_matrix(places: int, made: int, where: str) -> None:
+    """Each device keeps it in memory."""
+    if places * made > limits.MATRIX:
+        raise MalformedMessage(f"{where} makes {made} numbers out of {places}: a matrix of more than {limits.MATRIX} numbers")
 
 
 def _frame_count(step: Frames, samples: int, where: str) -> int:

@@ -184,6 +184,9 @@ MATRIX = Tensor(shape=(3, 4))
         ((MATRIX, Mel(rate=8000, bands=2, high=4001)), "reaches from 0 to 4001"),
         ((MATRIX, Log(floor=0)), "wants a 'floor' or 'add' above 0"),
         ((MATRIX, Dct(coefficients=5)), "a number of coefficients of 5 where there is room for 4"),
+        ((Tensor(shape=(3, 65_538)), Spectrum()), "frames of at most 65536 numbers; they have 65538"),
+        ((Tensor(shape=(3, 65_536)), Dct(coefficients=17)), "17 numbers out of 65536: a matrix of more than 1048576"),
+        ((Tensor(shape=(3, 32_769)), Mel(rate=8000, bands=33)), "33 numbers out of 32769: a matrix"),
         ((MATRIX, Cast(datatype="FP64")), r"x: FP64\[., 3, 4\]; the model wants"),
     ],
 )
