@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from converters.data.calibration import LABEL, UNNAMED
-from converters.data.raw import class_names, process_arrays, read_directory
+from converters.data.raw import _room, class_names, process_arrays, read_directory
 from converters.errors import DataRejected
 from fleet_protocol.processing import (
     Audio,
@@ -81,6 +81,11 @@ def test_files_in_directories_of_classes_are_labelled(first: Opener, suffix: str
     assert made["x"].shape == (2, 2)
     assert made[LABEL].tolist() == [0, 1]
     assert class_names(tmp_path, processing) == ("high", "low")
+
+
+def test_more_samples_than_memory_holds_are_refused_before_it_is_asked_for() -> None:
+    with pytest.raises(DataRejected, match=r"1099511627776 samples take 4398046511104 bytes once processed; at most"):
+        _room(2**40, np.zeros(1, np.float32))
 
 
 def test_a_file_that_is_no_sample_is_named(tmp_path: Path) -> None:

@@ -187,6 +187,7 @@ MATRIX = Tensor(shape=(3, 4))
         ((Tensor(shape=(3, 65_538)), Spectrum()), "frames of at most 65536 numbers; they have 65538"),
         ((Tensor(shape=(3, 65_536)), Dct(coefficients=17)), "17 numbers out of 65536: a matrix of more than 1048576"),
         ((Tensor(shape=(3, 32_769)), Mel(rate=8000, bands=33)), "33 numbers out of 32769: a matrix"),
+        ((Tensor(shape=(3,), datatype="FP64"), Scale(divide=2)), r"x: FP64\[., 3\]; the model wants"),
         ((MATRIX, Cast(datatype="FP64")), r"x: FP64\[., 3, 4\]; the model wants"),
     ],
 )

@@ -247,6 +247,8 @@ def test_json_goes_through_the_steps_and_a_request_of_the_protocol_only_when_it_
     assert from_json(b"{" + tensor + b"}", specs, scaled)["x"].tolist() == [[10, 20]]
     assert from_json(b'{"parameters": {"processing": true}, ' + tensor + b"}", specs, scaled)["x"].tolist() == [[1, 2]]
     assert from_json(b"[10, 20]", specs)["x"].tolist() == [[10, 20]]
+    with pytest.raises(InvalidInput, match=f"The JSON has more than {ENCODED_BYTES} bytes"):
+        from_json(bytes(ENCODED_BYTES + 1), specs)
     with pytest.raises(InvalidInput, match="asks for processing, and the model declares none"):
         from_json(b'{"parameters": {"processing": true}, ' + tensor + b"}", specs)
 
