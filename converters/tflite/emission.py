@@ -190,13 +190,25 @@ class Emission:
 
         BROADCAST_TO would need a shape that is known at run time only, and takes the rest of the graph from the delegate.
         """
+        axis = shape.free.index(True)
+        if shape.sizes[axis] > 1:  # a block for each sample: blocks get an axis of their own for as long
+            if tensor.shape.sizes != shape.sizes:
+                raise UnsupportedForm("it repeats one element more than once for each sample")
+            apart = Shape((*shape.sizes[:axis], 1, *shape.sizes[axis:]), (*shape.free[: axis + 1], *shape.free[axis:]))
+            apart = apart.with_size(axis + 1, shape.sizes[axis])
+            return self._reshape(self.for_each_sample(self._reshape(tensor, Shape.fixed(apart.sizes)), apart), shape)
         source = next(each for _, each in self.graph.inputs if not each.shape.is_fixed)
         corner = Shape((1,) * len(source.shape), source.shape.free)
         first = [self.integers([0] * len(corner)), self.integers(corner.signature)]
         one = self._reshape(self.add("SLICE", [source, *first], corner), Shape((1,) * len(shape), shape.free))
         never = self.like("NOT_EQUAL", [one, one], dtype=np.dtype(np.bool_))
-        zeros = self.like("CAST", [never], dtype=tensor.dtype)
-        return self.add("ADD", [zeros, tensor], shape, fusedActivationFunction=0)
+        return self.spread(never if tensor.dtype == np.bool_ else self.like("CAST", [never], dtype=tensor.dtype), tensor, shape)
+
+    def spread(self, nothing: Tensor, tensor: Tensor, shape: Shape) -> Tensor:
+        """The tensor in the shape that it has with `nothing`, zeros or untruths, beside it."""
+        if tensor.dtype == np.bool_:
+            return self.add("LOGICAL_OR", [nothing, tensor], shape)
+        return self.add("ADD", [nothing, tensor], shape, fusedActivationFunction=0)
 
     def _ordered(self, value: Value) -> Tensor:
         """The stored tensor with a shuffled last axis put right."""

@@ -175,9 +175,13 @@ def _prepared(first: onnx.ModelProto, second: onnx.ModelProto) -> Prepared:
     varying = {name for name, values in constants.items() if not _same(values, others.get(name))}
     axes = {name: _repeated_axis(constants[name], others.get(name)) for name in varying}
     repeated = {name: axis for name, axis in axes.items() if axis is not None}
-    constants |= {name: np.take(constants[name], [0], axis) for name, axis in repeated.items()}
+    constants |= {
+        name: np.take(constants[name], range(constants[name].shape[axis] // _COUNTS[0]), axis)
+        for name, axis in repeated.items()
+    }
     here, there = _types(first), _types(second)
-    shapes = {name: _shape(name, sizes, there.get(name, ((), None))[0]) for name, (sizes, _) in here.items()}
+    makers = {name: node for node in nodes for name in node.outputs}
+    shapes = {name: _shape(name, sizes, there.get(name, ((), None))[0], makers) for name, (sizes, _) in here.items()}
     shapes |= {name: _constant_shape(values, repeated.get(name)) for name, values in constants.items()}
     dtypes = {name: dtype for name, (_, dtype) in here.items()} | {name: values.dtype for name, values in constants.items()}
     return Prepared(
@@ -234,13 +238,16 @@ def _same(values: Array, other: Array | None) -> bool:
 
 
 def _repeated_axis(values: Array, other: Array | None) -> int | None:
-    """Along which axis the constant is the same for each sample: a class token, say, or a first state, that was expanded."""
+    """Along which axis the constant is the same for each sample: a class token that was expanded, or a mask, block by block."""
     if other is None or values.ndim != other.ndim:
         return None
     for axis in range(values.ndim):
-        one = np.take(values, [0], axis)
-        grows = (values.shape[axis], other.shape[axis]) == _COUNTS and one.shape == np.take(other, [0], axis).shape
-        if grows and bool((values == one).all() and (other == one).all()):
+        size = values.shape[axis] // _COUNTS[0]
+        sizes = [(*values.shape[:axis], size * count, *values.shape[axis + 1 :]) for count in _COUNTS]
+        if not size or [values.shape, other.shape] != sizes:
+            continue
+        one = np.take(values, range(size), axis)
+        if all(_same(each, np.concatenate([one] * count, axis)) for each, count in zip((values, other), _COUNTS, strict=True)):
             return axis
     return None
 
@@ -268,10 +275,14 @@ def _each_type(graph: onnx.GraphProto) -> Iterator[tuple[str, _Type]]:
         yield value.name, (tuple(dim.dim_value for dim in tensor.shape.dim) if known else None, dtype)
 
 
-def _shape(name: str, sizes: tuple[int, ...] | None, others: tuple[int, ...] | None) -> Shape:
+def _shape(name: str, sizes: tuple[int, ...] | None, others: tuple[int, ...] | None, makers: Mapping[str, Node]) -> Shape:
     """The shape for one sample, from those for two and three."""
     if sizes is None or others is None or len(sizes) != len(others):
-        raise RecipeFailed(f"gives {name!r} a shape that depends on the data; TFLite variants need fixed sizes")
+        node = makers.get(name)
+        raise RecipeFailed(
+            f"gives {name!r} a shape that depends on the data{f' ({node.describe()})' if node else ''}; TFLite variants need "
+            "fixed sizes. Export the model up to there (a detector without its NonMaxSuppression), and do the rest outside"
+        )
     kept, free = [], []
     for size, other in zip(sizes, others, strict=True):
         if size != other and (size % _COUNTS[0] or size // _COUNTS[0] * _COUNTS[1] != other):

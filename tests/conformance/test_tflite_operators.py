@@ -335,6 +335,10 @@ CASES = [
     ),
     Case("Resize", [(N, 2, 4, 5)], {1: numbers(0), 2: np.array([1, 1, 2, 2], np.float32)}, {"mode": "linear"}, name="scales"),
     Case("Resize", [(N, 2, 4, 5)], {1: np.array([1, 1, 1.5, 2.3], np.float32)}, {"mode": "linear"}, opset=10, name="opset10"),
+    *(Case("GridSample", [(N, 3, 4, 6), (N, 3, 5, 2)],
+           attributes={"mode": mode, "padding_mode": border, "align_corners": align}, opset=20, low=-1.3, high=1.3,
+           name=f"{mode}-{border}-{align}")
+      for mode in ("nearest", "linear") for border in ("zeros", "border") for align in (0, 1)),
     Case("Upsample", [(N, 2, 4, 5)], attributes={"scales": [1.0, 1.0, 1.3, 2.0], "mode": "linear"}, opset=7, name="opset7"),
     Case("Upsample", [(N, 2, 4, 5)], {1: np.array([1, 1, 2, 2], np.float32)}, {"mode": "nearest"}, opset=9),
 ]  # fmt: skip

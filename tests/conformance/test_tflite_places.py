@@ -35,6 +35,33 @@ def per_sample(*nodes: onnx.NodeProto, constants: dict[str, Array], result: tupl
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.bool_])
+def test_a_block_of_constants_is_the_same_for_each_sample(dtype: type) -> None:
+    """As the masks of windows that are shifted: [windows, …] once for each sample."""
+    block: Array = np.random.default_rng(0).integers(0, 2, (2, 3)).astype(dtype)
+    nodes = [
+        helper.make_node("Shape", ["x"], ["count"], start=0, end=1),
+        helper.make_node("Concat", ["count", "ones"], ["repeats"], axis=0),
+        helper.make_node("Tile", ["block", "repeats"], ["mask"]),
+        helper.make_node("Cast", ["mask"], ["number"], to=1),
+        helper.make_node("Cast", ["number"], ["truth"], to=9)
+        if dtype is np.bool_
+        else helper.make_node("Neg", ["number"], ["truth"]),
+        helper.make_node("Reshape", ["x", "rows"], ["pairs"]),
+        helper.make_node("Where", ["truth", "pairs", "nothing"], ["y"])
+        if dtype is np.bool_
+        else helper.make_node("Mul", ["truth", "pairs"], ["y"]),
+    ]
+    values = [
+        helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [N, 6]),
+        helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["pairs", 3]),
+    ]
+    constants = {"block": block, "ones": ints(1), "rows": ints(-1, 3), "nothing": np.array(0, np.float32)}
+    stored = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    made = helper.make_graph(nodes, "blocks", values[:1], values[1:], stored)
+    assert_agree(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+
+
 def test_places_that_count_the_samples_are_picked_from_each() -> None:
     nodes = [
         helper.make_node("Mul", ["own", "step"], ["first"]),

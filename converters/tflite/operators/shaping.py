@@ -132,14 +132,14 @@ def expand(call: Call) -> Value:
         return Value(shape, tensor, layout)
     if shape.is_fixed:
         return call.result(call.emission.add("BROADCAST_TO", [tensor, call.emission.integers(shape.sizes)], shape), layout)
-    if value.tensor.dtype == np.bool_ or any(shape.free[1:]):
-        raise call.unsupported("it repeats truth values, or another axis than the first, once for each sample")
+    if any(shape.free[1:]):
+        raise call.unsupported("it repeats another axis than the first, once for each sample")
     known = Shape((1,) * (len(shape) - value.rank) + value.shape.sizes, (False,) * (len(shape) - value.rank) + value.shape.free)
     tensor = call.emission.reshaped(tensor, known)
     if known.sizes[1:] != shape.sizes[1:]:
         zeros = call.emission.constant(np.zeros((1, *shape.sizes[1:]), value.tensor.dtype), "zeros")
         wider = Shape((1, *shape.sizes[1:]), known.free)
-        tensor = call.emission.add("ADD", [tensor, zeros], wider, fusedActivationFunction=Activation.NONE)
+        tensor = call.emission.spread(zeros, tensor, wider)
     return call.result(tensor if tensor.shape == shape else call.emission.for_each_sample(tensor, shape), layout)
 
 

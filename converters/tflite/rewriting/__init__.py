@@ -13,7 +13,7 @@ from typing import Final
 import onnx
 from onnx import helper
 
-from converters.tflite.rewriting import algebra, definitions, functions, images, places, signals, tables
+from converters.tflite.rewriting import algebra, definitions, functions, images, places, sampling, signals, tables
 from converters.tflite.rewriting.site import Known, NotKnown, Site
 
 Rule = Callable[[Site], Sequence[str] | str | None]
@@ -24,6 +24,7 @@ RULES: Final[Mapping[str, Rule]] = {
     **functions.RULES,
     **images.RULES,
     **places.RULES,
+    **sampling.RULES,
     **signals.RULES,
     **tables.RULES,
 }
@@ -32,6 +33,7 @@ NEEDS: Final[Mapping[str, str]] = {
     "CenterCropPad": "a constant shape",
     "DFT": "a constant length, the axis' own, and no one-sided inverse",
     "Einsum": "each letter once in an operand, and no axis that is broadcast",
+    "GridSample": "images, the mode nearest or linear, and no reflection",
     "OneHot": "a constant depth",
     "STFT": "a real signal, and a constant step, window and length",
     "Trilu": "a constant diagonal",

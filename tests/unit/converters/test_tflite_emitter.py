@@ -236,6 +236,12 @@ def test_a_form_that_is_lacking_is_named_with_its_node(op: str, attributes: dict
         emit(prepare(made))
 
 
+def test_a_result_as_long_as_the_data_say_is_refused_with_its_node() -> None:
+    made = model([node("NonZero", "x", "places"), node("Cast", "places", "y", to=1)], {}, x=(3, 4), y=(2, "found"))
+    with pytest.raises(RecipeFailed, match=r"gives 'places' a shape that depends on the data \(NonZero 'nonzero-places'\)"):
+        emit(prepare(made))
+
+
 def test_all_lacking_operators_are_named_at_once() -> None:
     draw, other = "RandomNormalLike", "RandomUniformLike"
     nodes = [node(draw, "x", "a"), node(other, "a", "b"), node(draw, "b", "y")]
