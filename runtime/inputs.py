@@ -6,6 +6,7 @@ another width (float64 for FP32). Other files, and messages that are no JSON, ar
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,8 @@ def from_files(paths: Sequence[Path], specs: tuple[TensorSpec, ...], processor: 
     """A request out of one file of tensors, or of one or more that processing opens, a sample each. Raises `InvalidInput`."""
     tensors = [path for path in paths if _holds_tensors(path, processor)]
     if not tensors:
-        return opening(processor).prepare([content_of(path) for path in paths])
+        opener = opening(processor)
+        return opener.prepare([content_of(path, ends=opener.looked_at) for path in paths])
     if len(paths) > 1:
         raise InvalidInput(f"{tensors[0]} holds tensors, and goes alone.")
     return Prepared(read(tensors[0], specs, processor), [])
@@ -77,11 +79,15 @@ def opening(processor: Processor | None) -> Processor:
     return processor
 
 
-def content_of(path: Path) -> bytes:
-    """The file's bytes, at most one more than are opened. Raises `InvalidInput`."""
+def content_of(path: Path, *, ends: int | None = None) -> bytes:
+    """The file's bytes, at most one more than are opened; or so many bytes of each end. Raises `InvalidInput`."""
     try:
         with path.open("rb") as file:
-            return file.read(ENCODED_BYTES + 1)
+            if ends is None:
+                return file.read(ENCODED_BYTES + 1)
+            first = file.read(ends)
+            file.seek(max(len(first), file.seek(0, os.SEEK_END) - ends))
+            return first + file.read(ends)
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
 

@@ -8,6 +8,7 @@ the same samples. May not live here: what processing does (`runtime.processing`)
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,7 @@ from runtime.errors import DecoderMissing, InvalidInput
 from runtime.inputs import array_of, content_of
 from runtime.processing import wav
 from runtime.processing.decoding import SUFFIXES
+from runtime.processing.opening import looked_at
 from runtime.processing.steps import processed
 
 _DATA_BYTES: Final = 4 * 1024**3
@@ -42,7 +44,7 @@ def read_directory(directory: Path, processing: Processing | None, classes: Sequ
         )
     [wanted] = processing.inputs
     files = _files(directory, wanted.first)
-    read = array_of if isinstance(wanted.first, Tensor) else content_of
+    read = array_of if isinstance(wanted.first, Tensor) else partial(content_of, ends=looked_at(wanted))
     made = {wanted.tensor: _made(wanted, map(read, files), [str(each) for each in files])}
     if files[0].parent == directory:
         return made

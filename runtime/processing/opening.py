@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from fleet_protocol.processing import Audio, Bytes, Decode, InputProcessing, Opener, Tensor
+from fleet_protocol.processing import Audio, Bytes, Decode, Ends, InputProcessing, Opener, Tensor
 from fleet_protocol.tensors import TensorSpec
 from runtime.errors import InvalidInput
 from runtime.exact_arrays import exact_array
@@ -44,6 +44,11 @@ def opened(wanted: InputProcessing, given: Given) -> Array:
         case Bytes():
             listed = _listed(given)
             return np.frombuffer(_content(first, given), np.uint8) if listed is None else _as_bytes(listed)
+
+
+def looked_at(wanted: InputProcessing) -> int | None:
+    """So many bytes at each end of a file are all that the steps look at; None: they look at all of it."""
+    return next((step.block for step in wanted.steps[1:2] if isinstance(step, Ends)), None)
 
 
 def samples(first: Opener, value: Given) -> list[Given]:

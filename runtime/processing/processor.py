@@ -11,7 +11,7 @@ from fleet_protocol.processing_fit import check_processing
 from fleet_protocol.tensors import TensorSpec
 from runtime.errors import InvalidInput, ModelRejected
 from runtime.processing.numbers import Array
-from runtime.processing.opening import Given
+from runtime.processing.opening import Given, looked_at
 from runtime.processing.placing import Placement
 from runtime.processing.results import Result, results_of
 from runtime.processing.steps import batch, opens, rows
@@ -58,6 +58,11 @@ class Processor:
     def batch(self, name: str, given: Sequence[Given]) -> tuple[Array, list[Placement]]:
         """The array for input `name`, which has steps, and how pictures lie in it. Raises `InvalidInput`."""
         return batch(self._inputs[name], given)
+
+    @property
+    def looked_at(self) -> int | None:
+        """So many bytes at each end of a file are all that its only input with steps looks at; None: all of it."""
+        return looked_at(self.processing.inputs[0]) if len(self._inputs) == 1 else None
 
     def takes(self, opener: type[Step]) -> bool:
         """Whether an input is opened so."""

@@ -285,6 +285,19 @@ def test_files_are_tensors_or_what_the_model_opens(tmp_path: Path) -> None:
         from_files([tmp_path / "raw.npy"] * 2, specs, scaled)
 
 
+@pytest.mark.parametrize("size", [0, 1, 5, 8, 9, 15, 16, 17, 2**30])
+def test_only_the_ends_of_a_file_are_read_where_only_these_are_looked_at(size: int, tmp_path: Path) -> None:
+    with (tmp_path / "disk.img").open("wb") as file:
+        file.truncate(size)
+        file.seek(max(0, size - 3))
+        file.write(bytes(range(1, 1 + min(3, size))))
+    steps = (Bytes(), Ends(first=6, last=4, block=8, strip=False))
+    [seen] = from_files([tmp_path / "disk.img"], (), processor(*steps, shape=(-1, 10), datatype="INT32")).inputs["x"]
+    content = bytes(max(0, min(size, 20) - 3)) + bytes(range(1, 1 + min(3, size)))
+    [wanted] = made(content, *steps)
+    np.testing.assert_array_equal(seen, wanted)
+
+
 def test_a_decoded_picture_is_still_the_models_own_tensor_in_files() -> None:
     pictured = processor(Decode(), shape=(-1, -1, -1, 3), datatype="UINT8")
     assert not pictured.opens("x", np.zeros((1, 2, 2, 3), np.uint8))
