@@ -120,6 +120,15 @@ class Clip(Step, frozen=True, kw_only=True, tag="clip"):
     high: float | None = None
 
 
+class Pieces(Step, frozen=True, kw_only=True, tag="pieces"):
+    """A long sample cut along its first axis into pieces, each a row of its own; the last one is filled up. Second step."""
+
+    length: Length
+    hop: Length
+    """From the beginning of one piece to that of the next."""
+    fill: float = 0.0
+
+
 class FitLength(Step, frozen=True, kw_only=True, tag="fit_length"):
     """Cut or filled up to this length along one axis."""
 
@@ -243,8 +252,8 @@ NumberStep = Scale | Normalise | Clip | Quantize | Cast
 ShapeStep = FitLength | Reshape | Transpose | Ends
 SoundStep = Frames | Window | Spectrum | Mel | Log | Dct
 InputStep = (
-    Decode | Tensor | Audio | Bytes | Resize | ResizeShorter | CentreCrop | Letterbox | Arrange | Scale | Normalise | Clip
-    | Quantize | Cast | FitLength | Reshape | Transpose | Ends | Frames | Window | Spectrum | Mel | Log | Dct
+    Decode | Tensor | Audio | Bytes | Pieces | Resize | ResizeShorter | CentreCrop | Letterbox | Arrange | Scale | Normalise
+    | Clip | Quantize | Cast | FitLength | Reshape | Transpose | Ends | Frames | Window | Spectrum | Mel | Log | Dct
 )  # fmt: skip
 
 

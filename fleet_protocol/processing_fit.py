@@ -33,6 +33,7 @@ from fleet_protocol.processing import (
     Normalise,
     NumberStep,
     Opener,
+    Pieces,
     Processing,
     Quantize,
     Reshape,
@@ -104,6 +105,8 @@ def _followed(steps: tuple[InputStep, ...], where: str) -> _Form:
     if not isinstance(first, Opener):
         raise MalformedMessage(f"{where} must begin with the step 'decode', 'tensor', 'audio' or 'bytes'")
     form = _opened(first, where)
+    if any(isinstance(step, Pieces) for step in steps[2:]):
+        raise MalformedMessage(f"{where}, step 'pieces', must come right after '{step_name(first)}'")
     for step in steps[1:]:
         form = _after(step, form, f"{where}, step {step_name(step)!r},")
     return form
@@ -205,15 +208,16 @@ def _check_means(step: Normalise, form: _Form, where: str) -> None:
 _BOUNDS: Final = {"UINT8": (0, 255), "INT8": (-128, 127), "UINT16": (0, 65535), "INT16": (-32768, 32767)}
 
 
-def _after_shape(step: ShapeStep, form: _Form, where: str) -> _Form:
+def _after_shape(step: ShapeStep | Pieces, form: _Form, where: str) -> _Form:
     shape = form.shape
     match step:
-        case FitLength():
-            if step.axis >= len(shape):
-                raise MalformedMessage(f"{where} names the axis {step.axis}; there are {len(shape)}, counted from 0")
+        case FitLength() | Pieces():
+            axis = step.axis if isinstance(step, FitLength) else 0
+            if axis >= len(shape):
+                raise MalformedMessage(f"{where} names the axis {axis}; there are {len(shape)}, counted from 0")
             if not _holds(step.fill, form.datatype):
                 raise MalformedMessage(f"{where} fills with {step.fill:g}, which is no {form.datatype}")
-            return form.shaped(*shape[: step.axis], step.length, *shape[step.axis + 1 :])
+            return form.shaped(*shape[:axis], step.length, *shape[axis + 1 :])
         case Reshape():
             return form.shaped(*_reshaped(step, shape, where))
         case Transpose():

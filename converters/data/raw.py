@@ -134,11 +134,14 @@ def _made(wanted: InputProcessing, given: Iterable[object], names: Sequence[str]
     samples = iter(given)
     for at, name in enumerate(names):
         try:
-            array, _ = processed(wanted, next(samples))
+            rows = processed(wanted, next(samples))
         except DecoderMissing as error:
             raise DataRejected(str(error)) from error
         except InvalidInput as error:
             raise DataRejected(f"{name} cannot be given to the model: {error}") from error
+        if len(rows) != 1:
+            raise DataRejected(f"{name} is cut into {len(rows)} pieces; here each sample must be one, as it has one class.")
+        array = rows[0][0]
         if batch is None:
             batch = _room(len(names), array)
         if array.shape != batch.shape[1:]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fleet_protocol.processing import Ends, FitLength, Reshape, ShapeStep, Transpose
+from fleet_protocol.processing import Ends, FitLength, Pieces, Reshape, ShapeStep, Transpose
 from runtime.errors import InvalidInput
 from runtime.processing.numbers import Array, check_numbers
 
@@ -20,6 +20,14 @@ def shaped(step: ShapeStep, array: Array) -> Array:
             return array.transpose(step.axes)
         case Ends():
             return _ends(step, array.tobytes())
+
+
+def cut(step: Pieces, array: Array) -> list[Array]:
+    """A sample's pieces, which together hold all of it. Raises `InvalidInput`."""
+    count = 1 + max(0, -(-(len(array) - step.length) // step.hop))
+    check_numbers(count * step.length * (array.size // max(1, len(array))))
+    filled = _fitted(FitLength(length=(count - 1) * step.hop + step.length, fill=step.fill), array)
+    return [filled[at * step.hop : at * step.hop + step.length] for at in range(count)]
 
 
 def _fitted(step: FitLength, array: Array) -> Array:

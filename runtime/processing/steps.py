@@ -6,12 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fleet_protocol.processing import Arrange, Decode, InputProcessing, InputStep, NumberStep, PlacingStep, ShapeStep, SoundStep
+from fleet_protocol.processing import (
+    Arrange,
+    Decode,
+    InputProcessing,
+    InputStep,
+    NumberStep,
+    Pieces,
+    PlacingStep,
+    ShapeStep,
+    SoundStep,
+)
 from runtime.errors import InvalidInput
 from runtime.processing.numbers import Array, arrange, number
 from runtime.processing.opening import Given, is_encoded, opened, samples
 from runtime.processing.placing import Placement, place
-from runtime.processing.shaping import shaped
+from runtime.processing.shaping import cut, shaped
 from runtime.processing.sound import heard
 
 
@@ -32,7 +42,7 @@ def batch(wanted: InputProcessing, given: Sequence[Given]) -> tuple[Array, list[
     """
     if not given:
         raise InvalidInput(f"Input {wanted.tensor} got nothing. Give at least one sample.")
-    made = [processed(wanted, each) for each in given]
+    made = [row for each in given for row in processed(wanted, each)]
     shapes = {array.shape for array, _ in made}
     if len(shapes) > 1:
         raise InvalidInput(
@@ -41,17 +51,27 @@ def batch(wanted: InputProcessing, given: Sequence[Given]) -> tuple[Array, list[
     return np.ascontiguousarray(np.stack([array for array, _ in made])), [each for _, each in made if each is not None]
 
 
-def processed(wanted: InputProcessing, given: Given) -> tuple[Array, Placement | None]:
-    """One sample, and where it is a picture, how that lies in it. Raises `InvalidInput`, or `DecoderMissing`."""
+def processed(wanted: InputProcessing, given: Given) -> list[tuple[Array, Placement | None]]:
+    """One sample's rows (one, unless it is cut into pieces), and where it is a picture, how that lies in it.
+
+    Raises `InvalidInput`, or `DecoderMissing`.
+    """
     with np.errstate(all="ignore"):  # what becomes infinite is flagged as the model's answer is
         array = opened(wanted, given)
         placement = _whole(array) if isinstance(wanted.first, Decode) else None
-        for step in wanted.steps[1:]:
-            if isinstance(step, PlacingStep):
-                assert placement is not None, "checked when the processing was read"
-                array, placement = place(step, array, placement)
-            else:
-                array = _after(step, array)
+        steps = wanted.steps[1:]
+        if steps and isinstance(steps[0], Pieces):
+            return [_through(steps[1:], piece, None) for piece in cut(steps[0], array)]
+        return [_through(steps, array, placement)]
+
+
+def _through(steps: Sequence[InputStep], array: Array, placement: Placement | None) -> tuple[Array, Placement | None]:
+    for step in steps:
+        if isinstance(step, PlacingStep):
+            assert placement is not None, "checked when the processing was read"
+            array, placement = place(step, array, placement)
+        else:
+            array = _after(step, array)
     return array, placement
 
 

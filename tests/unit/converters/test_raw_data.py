@@ -19,6 +19,7 @@ from fleet_protocol.processing import (
     InputProcessing,
     InputStep,
     Opener,
+    Pieces,
     Processing,
     Scale,
     Tensor,
@@ -81,6 +82,11 @@ def test_files_in_directories_of_classes_are_labelled(first: Opener, suffix: str
     assert made["x"].shape == (2, 2)
     assert made[LABEL].tolist() == [0, 1]
     assert class_names(tmp_path, processing) == ("high", "low")
+
+
+def test_a_sample_of_several_pieces_is_refused_since_it_has_one_class() -> None:
+    with pytest.raises(DataRejected, match="Sample 0 of 'x' is cut into 3 pieces; here each sample must be one"):
+        process_arrays({"x": np.zeros((40, 3))}, declared(Tensor(shape=(-1,)), Pieces(length=1, hop=1)))
 
 
 def test_more_samples_than_memory_holds_are_refused_before_it_is_asked_for() -> None:

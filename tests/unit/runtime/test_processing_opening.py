@@ -24,6 +24,7 @@ from fleet_protocol.processing import (
     Frames,
     InputProcessing,
     InputStep,
+    Pieces,
     Processing,
     Quantize,
     Reshape,
@@ -180,6 +181,18 @@ def test_a_length_is_filled_up_and_cut_where_it_was_said(at: Any, longer: list[i
     assert made([1, 2, 3], values, FitLength(length=3, at=at)).tolist() == [[1, 2, 3]]
     wide = made([[1, 2, 3], [4, 5, 6]], Tensor(shape=(2, -1)), FitLength(length=4, axis=1, at=at))
     assert wide.shape == (1, 2, 4)
+
+
+def test_a_long_sample_is_cut_into_rows_and_nothing_of_it_is_lost() -> None:
+    values = Tensor(shape=(-1,))
+    assert made([1, 2, 3, 4, 5], values, Pieces(length=3, hop=2)).tolist() == [[1, 2, 3], [3, 4, 5]]
+    assert made([1, 2, 3, 4, 5, 6], values, Pieces(length=3, hop=2, fill=9)).tolist() == [[1, 2, 3], [3, 4, 5], [5, 6, 9]]
+    assert made([1, 2], values, Pieces(length=3, hop=1), Scale(divide=0.5)).tolist() == [[2, 4, 0]]
+    assert made([[1, 2], [3]], values, Pieces(length=1, hop=1)).tolist() == [[1], [2], [3]]
+    assert made([[1, 2], [3, 4], [5, 6]], Tensor(shape=(-1, 2)), Pieces(length=2, hop=2)).shape == (2, 2, 2)
+    assert made(tone(440, seconds=2.5), Audio(rate=16_000), Pieces(length=16_000, hop=8000)).shape == (4, 16_000)
+    with pytest.raises(InvalidInput, match="numbers; at most"):
+        made(np.zeros(1_000_000, np.float32), values, Pieces(length=1000, hop=1))
 
 
 def test_shapes_and_types_change_as_declared() -> None:

@@ -41,7 +41,7 @@ def golden() -> dict[str, np.ndarray]:
 
 
 def through(given: object, *steps: InputStep) -> np.ndarray:
-    array, placement = processed(InputProcessing(tensor="x", steps=steps), given)
+    [(array, placement)] = processed(InputProcessing(tensor="x", steps=steps), given)
     assert placement is None
     return array
 
