@@ -53,3 +53,8 @@ def test_a_program_sees_nothing_newer_than_avx2_and_its_own_faults_still_end_it(
     assert "AVX2" in seen
     assert not [name for name in seen if name.startswith("AVX512")]
     assert avx2_only.run([sys.executable, "-c", "import ctypes; ctypes.string_at(0)"], capture=True).returncode < 0
+
+
+def test_within_such_a_program_another_one_is_run_as_it_is() -> None:
+    said = "from bench import avx2_only; print(avx2_only.run(['echo', 'within'], capture=True).stdout)"
+    assert "within" in avx2_only.run([sys.executable, "-c", said], capture=True).stdout
