@@ -119,7 +119,7 @@ def parity_report(
         _variant(trial, float_trial, reference, shipped=trial.recipe.name in choice.order, slower=slower, given=given)
         for trial in (*map(by_name.__getitem__, choice.order), *left_out)
     ]
-    finding = _finding(settings, reference, trials, choice)
+    finding = _finding(settings, reference, trials, choice, slower)
     held_out = reference.parts.held_out
     return ParityReport(
         model=settings.model,
@@ -149,7 +149,9 @@ def parity_report(
     )
 
 
-def _finding(settings: Settings, reference: Reference, trials: Sequence[Trial], choice: Choice) -> Finding:
+def _finding(
+    settings: Settings, reference: Reference, trials: Sequence[Trial], choice: Choice, slower: Mapping[str, bool]
+) -> Finding:
     """What may be bad news."""
     by_name = {trial.recipe.name: trial for trial in trials}
     left_out = [trial for trial in trials if trial.recipe.name not in choice.order]
@@ -164,6 +166,7 @@ def _finding(settings: Settings, reference: Reference, trials: Sequence[Trial], 
         left_out=[(trial.recipe.name, trial.fault) for trial in left_out if not quiet(trial, settings)],
         metric="" if reference.metric is None or reference.metric.against_float else reference.metric.name,
         int8_shipped=any(by_name[name].recipe.precision != FLOAT.precision for name in choice.order),
+        slower=bool(slower) and all(slower.get(name, False) for name in choice.order),
         constant=all(bool((values == values[:1]).all()) for values in reference.held_out.values()),
     )
 

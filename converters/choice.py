@@ -17,18 +17,15 @@ from typing import Final
 from converters.errors import SettingsRejected
 from converters.recipe import FLOAT, Preference
 
-SLOWER: Final = 1.03
-"""From this latency ratio to float a variant counts as slower: smaller differences are the measurement's own noise."""
-SLOWER_IN_FLOAT: Final = 1.10
-"""The same for variants that compute as float does, of which only a disturbed measurement says that they are slower."""
+_AS_QUICK: Final = 1.01
+"""Up to this latency over float's, where a model happens to lie in memory decides."""
 _CLEARLY: Final = 0.95
 """A variant that takes less than this part of another's time goes before it, whatever their arithmetic: beyond the noise."""
 _SMALL: Final = 0.95
 """What 8-bit weights are worth, as a part of the time: those with float weights are several times as large."""
 
-_AS_FLOAT: Final = ("float32", "int8-weights", "float16-weights")
-_IN_FLOAT: Final = (*_AS_FLOAT, "tflite-int8-weights", "tflite-float32")
-"""What computes as the given model does, and what computes in float, be it by another engine."""
+_IN_FLOAT: Final = ("float32", "int8-weights", "float16-weights", "tflite-int8-weights", "tflite-float32")
+"""What computes in float."""
 
 _SMALLER: Final = 0.95
 """From this ratio of sizes down a trained model counts as smaller."""
@@ -53,11 +50,16 @@ class Candidate:
     """Its size over that variant's."""
     doubt: str = ""
     """Why it may be out of budget after all; empty where that is unlikely."""
+    latency_low: float | None = None
+    """The lower end of its latency's 95 % interval; None: the latency is exact."""
 
     @property
     def slower(self) -> bool:
-        """Whether it was measured to be slower than float."""
-        return self.latency_ratio is not None and slower(self.kind or self.name, self.latency_ratio)
+        """Whether it is surely slower than float: the whole interval lies above 1, and the latency above that by a little."""
+        if self.latency_ratio is None:
+            return False
+        low = self.latency_ratio if self.latency_low is None else self.latency_low
+        return low > 1.0 and self.latency_ratio > _AS_QUICK
 
     @property
     def unsure(self) -> bool:
@@ -93,11 +95,6 @@ class Choice:
 
     order: tuple[str, ...]
     reason: str
-
-
-def slower(name: str, ratio: float) -> bool:
-    """Whether a variant with this latency over float's counts as slower."""
-    return ratio > (SLOWER_IN_FLOAT if name in _AS_FLOAT else SLOWER)
 
 
 def choose(candidates: Sequence[Candidate], prefer: Preference) -> Choice:
@@ -162,6 +159,8 @@ def _reason(first: Candidate, candidates: Sequence[Candidate]) -> str:
         if candidate.rank < first.rank and (why := _why_not(candidate, first))
     ]
     because = f"; {', and '.join(passed_over)}" if passed_over else ""
+    if first.slower:
+        return f"{first.name} first: within the accuracy budget; slower than float on the machine that converted, as all are."
     if first.name == FLOAT.name:
         return f"{first.name} first{because}."
     return f"{first.name} first: within the accuracy budget and not slower than float{because}."

@@ -71,7 +71,7 @@ Data = Path | Mapping[str, Array] | Iterable[object]
 
 Gathered = Path | Mapping[str, Array]
 
-_TIMING_SECONDS: Final = 0.3
+_TIMING_SECONDS: Final = 0.5
 """For each model that is timed."""
 _GIVEN: Final = "given"
 """The given model among those that are timed: the float variant may be smaller than it."""
@@ -355,25 +355,31 @@ class _Conversion:
         self._progress("timing the variants side by side", 0.7)
         models = {trial.recipe.name: trial.model for trial in trials if trial.model is not None and not trial.fault}
         seconds = _TIMING_SECONDS * (1 + len(models))
-        measured = evaluation.latencies({_GIVEN: given, **models}, reference.parts.golden, seconds=seconds)
+        measured = evaluation.rounds({_GIVEN: given, **models}, reference.parts.golden, seconds=seconds)
+        ratios = {name: evaluation.ratio(measured[name], measured[_GIVEN]) for name in models}
         return Timing(
             engine=" and ".join(dict.fromkeys(model.engine for model in models.values())),
             machine=platform.machine(),
             variants={
-                name: VariantTiming(seconds=measured[name], ratio_to_float=round(measured[name] / measured[_GIVEN], 3))
-                for name in models
+                name: VariantTiming(
+                    seconds=float(measured[name].min()),
+                    ratio_to_float=round(each.value, 3),
+                    ratio_low=round(each.low, 3),
+                    ratio_high=round(each.high, 3),
+                )
+                for name, each in ratios.items()
             },
         )
 
     def _write(self, model: runtime.Model, measured: _Measured, data: str) -> Bundle:
         self._progress("writing the bundle", 0.95)
         reference, trials, timing = measured.reference, measured.trials, measured.timing
-        settings, ratios = self._settings, _ratios(timing, self._settings.prefer)
-        rivals = candidates(trials, ratios)
-        choice = choose(rivals, settings.prefer)
+        settings, timings = self._settings, timing.variants if self._settings.prefer == "auto" else {}
+        rivals = candidates(trials, timings)
+        choice = choose(rivals, settings.prefer)  # latencies decide only where nobody has decided already: then bytes repeat
         report = assembly.parity_report(
             settings, reference, trials, choice,
-            source=self._source.digest, data=data, slower={each.name: each.slower for each in rivals if each.name in ratios},
+            source=self._source.digest, data=data, slower={each.name: each.slower for each in rivals if each.name in timings},
             tools=(tools := self._tools(trials)), given=len(self._source.content()), lossless=measured.lossless,
             trained=measured.trained, notes=measured.notes, layers=measured.layers,
         )  # fmt: skip
@@ -460,11 +466,6 @@ def _check_names(names: tuple[str, ...], answers: Array | None) -> None:
     if names and (answers is None or (answers.ndim == 2 and answers.shape[1] != len(names))):
         told = "no classes" if answers is None else f"{answers.shape[1]} classes"
         raise SettingsRejected(f"{len(names)} class names were given, but the model tells {told}.")
-
-
-def _ratios(timing: Timing, prefer: Preference) -> dict[str, float]:
-    """Latencies over float's, as far as they may decide: not where a person has decided already, so that bytes repeat."""
-    return {name: each.ratio_to_float for name, each in timing.variants.items()} if prefer == "auto" else {}
 
 
 def _in_order(trials: Sequence[Trial], choice: Choice) -> list[Trial]:

@@ -18,6 +18,7 @@ from converters.graphs.lossless import compress
 from converters.judging.trial import Reference, Trial, attempt
 from converters.quantizing.quantize import Quantizer
 from converters.recipe import FLOAT, PlainRecipe, TrainedRecipe
+from converters.report.parity import VariantTiming
 from converters.sources import Source
 from converters.targets import Target
 from fleet_protocol.digests import digest_of
@@ -58,8 +59,8 @@ def variants(
     ]  # fmt: skip
 
 
-def candidates(trials: Sequence[Trial], ratios: Mapping[str, float]) -> list[Candidate]:
-    """What there is to choose from. `ratios` are latencies over float's, by variant, where they may decide."""
+def candidates(trials: Sequence[Trial], timings: Mapping[str, VariantTiming]) -> list[Candidate]:
+    """What there is to choose from. `timings` are latencies over float's, by variant, where they may decide."""
     sizes = {trial.recipe.name: _size(trial) for trial in trials}
     found = []
     for trial in trials:
@@ -67,7 +68,9 @@ def candidates(trials: Sequence[Trial], ratios: Mapping[str, float]) -> list[Can
         kind = recipe.then.name if isinstance(recipe, TrainedRecipe) else ""
         plain = sizes.get(kind) or 0
         size_ratio = sizes[name] / plain if plain else 1.0
-        found.append(Candidate(name, trial.fault, ratios.get(name), kind, size_ratio, trial.doubt))
+        measured = timings.get(name)
+        latency, least = (None, None) if measured is None else (measured.ratio_to_float, measured.ratio_low)
+        found.append(Candidate(name, trial.fault, latency, kind, size_ratio, trial.doubt, least))
     return found
 
 

@@ -160,6 +160,15 @@ def judge(reference: Outputs, outputs: Outputs, labels: NDArray[np.int64] | None
     )
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """How long a model takes over another one: the median of the rounds' ratios, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 def latencies(
     models: Mapping[str, runtime.Model],
     data: Dataset,
@@ -168,12 +177,26 @@ def latencies(
     stopwatch: Stopwatch = time.process_time,
     clock: Stopwatch = time.perf_counter,
 ) -> dict[str, float]:
-    """Seconds of one single-sample call, per model: the best of many rounds, taken for about `seconds` in all.
+    """Seconds of one single-sample call, per model: the best of the `rounds`, because what else runs on the machine can only
+    add to a time.
+    """
+    measured = rounds(models, data, seconds=seconds, stopwatch=stopwatch, clock=clock)
+    return {name: float(times.min()) for name, times in measured.items()}
+
+
+def rounds(
+    models: Mapping[str, runtime.Model],
+    data: Dataset,
+    *,
+    seconds: float,
+    stopwatch: Stopwatch = time.process_time,
+    clock: Stopwatch = time.perf_counter,
+) -> dict[str, NDArray[np.float64]]:
+    """Seconds of one single-sample call in each of many rounds, per model, taken for about `seconds` in all.
 
     `stopwatch` counts this process's own work: models run on one thread, and what else runs on the machine is not theirs. On a
     busy machine that takes longer, by the `clock` at most `_PATIENCE` times `seconds`.
-    Interleaved: every round times every model, so that a machine that gets slower slows all alike. The best
-    round counts, because what else runs on the machine can only add to a time.
+    Interleaved: every round times every model, so that a machine that gets slower slows all alike.
     """
     sample = next(data.batches(1))
     order = list(models.items())
@@ -185,7 +208,14 @@ def latencies(
             measured[name].append(_time(model, sample, calls[name], stopwatch))
         if at + 1 >= _ROUNDS_AT_LEAST and (stopwatch() - start > seconds or clock() - began > _PATIENCE * seconds):
             break
-    return {name: min(times) for name, times in measured.items()}
+    return {name: np.array(times) for name, times in measured.items()}
+
+
+def ratio(times: NDArray[np.float64], others: NDArray[np.float64]) -> Ratio:
+    """How long a model takes over another that was timed in the same rounds: what slowed a round slowed both."""
+    each = times / np.maximum(others, 1e-12)
+    sure = metrics.median_interval(each)
+    return Ratio(float(np.median(each)), sure.low, sure.high)
 
 
 def _calls_per_slot(model: runtime.Model, sample: Outputs, stopwatch: Stopwatch) -> int:

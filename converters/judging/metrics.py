@@ -105,6 +105,16 @@ def mean_interval(values: NDArray[np.float64]) -> Interval:
     return Interval(middle - half, middle + half)
 
 
+def median_interval(values: NDArray[np.float64]) -> Interval:
+    """95 % interval of a median, by the order of independent values: it asks nothing of how they are distributed.
+
+    Of six values or more; fewer cannot be so sure, and the interval is from the least to the largest.
+    """
+    ordered, count = np.sort(values), len(values)
+    cut = max(0, math.floor(count / 2 - _Z * math.sqrt(count) / 2))
+    return Interval(float(ordered[cut]), float(ordered[count - 1 - cut]))
+
+
 def looks_like_scores(answers: NDArray[Any]) -> bool:
     """Whether rows may be class scores before a softmax: few columns, or as many as ImageNet has, and not all of length 1."""
     if answers.ndim != 2 or answers.dtype.kind != "f" or not (2 <= answers.shape[1] <= _FEW or answers.shape[1] in _IMAGENET):

@@ -37,6 +37,8 @@ _STRICTEST_DB: Final = 50.0
 """No tolerance is tighter: float arithmetic itself differs between processors."""
 _EMULATED: Final = 512
 """Held-out samples on which a saturating processor is emulated."""
+_EMULATED_WHEN_REFUSED: Final = 32
+"""The same for a variant that is out of budget anyway: it only says whether saturation is why."""
 _MARGIN_SAMPLES: Final = 2
 """So many golden samples more may change their class on a device."""
 
@@ -137,24 +139,25 @@ def _measure(trial: Trial, model: runtime.Model, reference: Reference, budget: f
 def _checked(trial: Trial, reference: Reference, budget: float, target: Target) -> Trial:
     """The trial with what saturating processors would make of the variant; a fault where the target has such ones."""
     assert trial.path is not None
-    found = saturate(onnx.load_model(str(trial.path)), reference, budget)
+    few = trial.fault and reference.metric is None  # other measures may say nothing of few samples
+    some = _first(reference, _EMULATED_WHEN_REFUSED if few else _EMULATED)
+    found = saturate(onnx.load_model(str(trial.path)), some, budget)
     there = f"{found.fault} on {describe(target)}, as emulated" if found.fault and must_check(trial.recipe, target) else ""
     return replace(trial, saturated=found, fault="; ".join(filter(None, (trial.fault, there))))
 
 
 def saturate(model: onnx.ModelProto, reference: Reference, budget: float) -> Saturated:
-    """Emulate a variant on a processor that cuts off at 16 bits, over at most `_EMULATED` held-out samples."""
+    """Emulate a variant on a processor that cuts off at 16 bits, over all held-out samples."""
     layers = layers_at_risk(model)
     if not layers:
         return Saturated(layers=0)
-    some = _first(reference, _EMULATED)
     names = [value.name for value in model.graph.output]
-    pieces = list(emulate(model, some.parts.held_out.batches(reference.batch)))
+    pieces = list(emulate(model, reference.parts.held_out.batches(reference.batch)))
     outputs = {name: np.concatenate([piece[at] for piece in pieces]) for at, name in enumerate(names)}
-    quality = some.judge(
-        outputs, some.answering(lambda given: dict(zip(names, next(emulate(model, [dict(given)])), strict=True)))
+    quality = reference.judge(
+        outputs, reference.answering(lambda given: dict(zip(names, next(emulate(model, [dict(given)])), strict=True)))
     )
-    return Saturated(layers=len(layers), quality=quality, fault=over_budget(quality, some, budget))
+    return Saturated(layers=len(layers), quality=quality, fault=over_budget(quality, reference, budget))
 
 
 def _first(reference: Reference, count: int) -> Reference:

@@ -49,7 +49,7 @@ def _variant(variant: VariantReport, timing: Timing | None) -> str:
     if variant.size_ratio is not None:
         figures.append(f"size {variant.size_ratio:.2f} × the given model's")
     if measured is not None:
-        figures.append(f"latency {measured.ratio_to_float:.2f} ×")
+        figures.append(f"latency {measured.describe()}")
     return " ".join([said, *([f"Measured: {', '.join(figures)}."] if figures else []), *_saturation(variant)])
 
 

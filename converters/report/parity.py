@@ -181,10 +181,20 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VariantTiming(msgspec.Struct, frozen=True, kw_only=True):
-    """Latency of one single-sample call, the best of many interleaved rounds: in seconds, and over the given model's."""
+    """Latency of one single-sample call in many interleaved rounds.
+
+    Seconds are the best round's. The ratio to the given model's is the median of the rounds' own, with its 95 % interval.
+    """
 
     seconds: float
     ratio_to_float: float
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+
+    def describe(self) -> str:
+        """For people, such as `0.98 × float (0.97 to 1.01)`."""
+        sure = "" if self.ratio_low is None or self.ratio_high is None else f" ({self.ratio_low:.2f} to {self.ratio_high:.2f})"
+        return f"{self.ratio_to_float:.2f} × float{sure}"
 
 
 class SearchTrial(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,6 +251,8 @@ class Finding(msgspec.Struct, frozen=True):
     """What else the samples were judged by; empty: accuracy, or nearness to float."""
     constant: bool = False
     """Whether the float model answers the same to every held-out sample."""
+    slower: bool = False
+    """Whether all that ships, float too, was surely slower than the given model."""
 
 
 def warnings_about(finding: Finding) -> tuple[str, ...]:
@@ -259,6 +271,11 @@ def warnings_about(finding: Finding) -> tuple[str, ...]:
         )
     if not finding.int8_shipped:
         found.append("No int8 variant stayed within the budget: the bundle carries float only.")
+    if finding.slower:
+        found.append(
+            "Every variant within the budget was slower than the given model on the machine that converted, by more than 1 % "
+            "and more than the measurement's noise. Convert again on a quiet machine, or look at timing.json."
+        )
     found += [f"{name} was left out: it {reason}." for name, reason in finding.left_out]
     if accuracy is None and not finding.metric:
         found.append(

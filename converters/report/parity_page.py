@@ -170,7 +170,7 @@ def _latency(variant: VariantReport, timing: Timing | None) -> str:
     measured = None if timing is None else timing.variants.get(variant.name)
     if measured is None:
         return "–"
-    return f"{measured.seconds * 1e6:.0f} µs<br><small>{measured.ratio_to_float:.2f} × float</small>"
+    return f"{measured.seconds * 1e6:.0f} µs<br><small>{measured.describe()}</small>"
 
 
 def _left_out(report: ParityReport) -> str:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from converters.data.calibration import make_dataset
 from converters.errors import DataRejected, RecipeFailed, SourceRejected
-from converters.judging.evaluation import batch_size, class_output, judge, latencies, load_source, run
+from converters.judging.evaluation import batch_size, class_output, judge, latencies, load_source, ratio, run
 from fleet_protocol.tensors import TensorSpec
 from runtime import load
 from tests.support.conv_models import graph_of
@@ -187,3 +187,14 @@ def test_timing_stops_after_the_time_it_was_given() -> None:
     data = make_dataset({"x": np.zeros((4, 1), np.float32)}, (TensorSpec(name="x", datatype="FP32", shape=(-1, 1)),))
     latencies({"float32": workshop.model(0.5)}, data, seconds=1.0, stopwatch=workshop.read, clock=workshop.read)  # type: ignore[dict-item]  # as above
     assert 3.5 <= workshop.now <= 6.0  # at least seven rounds, whatever they cost, and no more after the time is over
+
+
+def test_a_round_that_the_machine_slowed_says_nothing_about_either_model() -> None:
+    slow = np.where(np.arange(60) % 3, 1.0, 9.0)
+    found = ratio(0.0105 * slow, 0.0100 * slow)
+    assert (found.value, found.low, found.high) == pytest.approx((1.05, 1.05, 1.05))
+
+
+def test_rounds_that_disagree_leave_the_verdict_open() -> None:
+    found = ratio(np.where(np.arange(30) % 2, 0.9, 1.2), np.ones(30))
+    assert found.low < 1.0 < found.high

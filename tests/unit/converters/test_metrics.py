@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.judging.metrics import (
+    Interval,
     Outputs,
     all_finite,
     looks_like_probabilities,
     looks_like_scores,
+    median_interval,
     paired_difference,
     wilson,
     worst_sqnr_db,
@@ -77,3 +79,18 @@ def test_vectors_of_length_one_whole_numbers_and_single_values_are_no_class_scor
     assert looks_like_scores(np.array([[1, 0], [3, 4]], np.float32))
     assert not looks_like_scores(np.full((3, 4), 2))
     assert not looks_like_scores(np.full(3, 2.5))
+
+
+def test_a_medians_interval_holds_it_as_often_as_it_says() -> None:
+    chance = np.random.default_rng(0)
+    for count in (7, 40, 300):
+        drawn = chance.lognormal(size=(2000, count))
+        held = [interval.low <= 1.0 <= interval.high for interval in map(median_interval, drawn)]
+        assert 0.94 < np.mean(held) < 1.0
+
+
+def test_a_medians_interval_takes_no_notice_of_how_far_off_outliers_are() -> None:
+    values = np.linspace(0.9, 1.1, 41)
+    wild = np.where(values > 1.09, 1e6, values)
+    assert median_interval(values) == median_interval(wild)
+    assert median_interval(values[:3]) == Interval(values[0], values[2])

@@ -49,6 +49,17 @@ TIMING = Timing(
 )
 
 
+def test_a_latency_is_told_with_its_interval_where_it_has_one() -> None:
+    told = VariantTiming(seconds=1e-3, ratio_to_float=1.016, ratio_low=0.994, ratio_high=1.031)
+    assert told.describe() == "1.02 × float (0.99 to 1.03)"
+    assert TIMING.variants["int8-static"].describe() == "0.90 × float"
+
+
+def test_that_nothing_is_as_quick_as_the_given_model_is_bad_news() -> None:
+    (found,) = warnings_about(msgspec.structs.replace(FINE, slower=True))
+    assert "slower than the given model" in found
+
+
 def test_good_news_needs_no_warning() -> None:
     assert warnings_about(FINE) == ()
 
