@@ -8,7 +8,6 @@ Only when as many run as may (`Limits`) does a request wait, in a bounded line, 
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Final
@@ -79,12 +78,9 @@ class ModelHost:
         """
         room = self._rooms.get(model_name)
         if room is not None and version is None and deadline is None:
-            began = time.perf_counter()
-            inside = room.inside
-            inside.append(began)
-            if not room.alert and len(inside) <= room.places:
+            began = room.enter()
+            if began is not None:
                 return room.answer(inputs, began, began)
-            room.step_out(began)
         return self._entrance.wait_for(model_name, version=version, deadline=deadline, priority=priority).infer(inputs)
 
     def place(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +16,6 @@ from runtime.engines.onnx_buffers import SMALL_BYTES
 from tests.support import models
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
-
-
-@pytest.fixture
-def restless_threads() -> Iterator[None]:
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(usual)
 
 
 def test_answers_are_onnxruntimes_and_stay_as_they_are_when_others_are_asked(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -41,14 +39,6 @@ def test_what_is_read_does_not_change_any_more() -> None:
     assert before.outcomes["answered"] == everything["m", "1"].outcomes["answered"] == 1
     assert sum(before.buckets) == 1
     assert statistics.of("m", "2").samples == 0
-
-
-@pytest.fixture
-def restless_threads() -> Iterator[None]:
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(usual)
 
 
 @pytest.mark.usefixtures("restless_threads")
