@@ -14,6 +14,7 @@ from tests.support.tflite_cases import SAMPLES, Array, Case, Dims, assert_agree,
 N = SAMPLES
 IMAGE = (N, 4, 6, 5)
 VOLUME = (N, 3, 4)
+FILM = (N, 2, 4, 5, 6)
 
 
 def numbers(*shape: int, seed: int = 1, low: float = -1.0, high: float = 1.0) -> Array:
@@ -154,6 +155,16 @@ CASES = [
     *(Case("LpPool", [IMAGE], attributes={"kernel_shape": [2, 3], "p": p, "pads": [1, 1, 0, 0]}, name=f"p{p}")
       for p in (1, 2, 3)),
     *(Case("GlobalLpPool", [IMAGE], attributes={"p": p}, name=f"p{p}") for p in (1, 2, 3)),
+    Case("Conv", [FILM], {1: numbers(3, 2, 2, 3, 2), 2: numbers(3)}, name="3d"),
+    Case("Conv", [FILM], {1: numbers(4, 1, 3, 3, 3)}, {"group": 2, "pads": [1, 1, 1, 1, 1, 1], "strides": [2, 1, 2]},
+         name="3d-grouped"),
+    Case("Conv", [FILM], {1: numbers(3, 2, 2, 2, 2)}, {"dilations": [2, 1, 2], "pads": [1, 0, 0, 0, 1, 0]}, name="3d-dilated"),
+    Case("MaxPool", [FILM], attributes={"kernel_shape": [2, 2, 3], "strides": [2, 1, 2], "pads": [1, 0, 1, 0, 1, 1]},
+         name="3d"),
+    Case("AveragePool", [FILM], attributes={"kernel_shape": [2, 2, 3], "strides": [1, 2, 1]}, name="3d"),
+    Case("AveragePool", [FILM], attributes={"kernel_shape": [2, 3, 3], "pads": [1] * 6, "count_include_pad": 1},
+         name="3d-counted"),
+    Case("GlobalAveragePool", [FILM], name="3d"),
     Case("MaxPool", [IMAGE], attributes={"kernel_shape": [2, 2], "strides": [2, 2]}),
     Case("MaxPool", [IMAGE], attributes={"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}, name="border"),
     Case("MaxPool", [IMAGE], attributes={"kernel_shape": [3, 3], "strides": [2, 2], "pads": [2, 2, 2, 2]}, name="wide-border"),

@@ -30,7 +30,7 @@ _COMPUTED = "computed "
 _HEADING = "## Operators"
 _INTRODUCTION = """
 
-float32 throughout, with int32, int64 and truth values where ONNX has them. Images may have one or two spatial axes.
+float32 throughout, with int32, int64 and truth values where ONNX has them. Images may have one, two or three spatial axes.
 
 {names}
 

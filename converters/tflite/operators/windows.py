@@ -77,7 +77,7 @@ def window_of(call: Call, kernel: list[int], shape: Shape, result: Shape) -> Win
 def image_layout(call: Call, value: Value) -> Layout:
     """Samples, height, width, channels. Raises `UnsupportedOperator` for other numbers of axes."""
     if value.rank not in _SPATIAL:
-        raise call.unsupported(f"it works on {value.rank - 2} spatial axes; one or two have a form")
+        raise call.unsupported(f"this form of it works on {value.rank - 2} spatial axes; one or two have a form")
     if any(value.shape.free[1:]):
         raise call.unsupported("its image's size grows with the number of samples")
     return channels_last(value.rank)

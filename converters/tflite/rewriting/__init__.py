@@ -13,7 +13,7 @@ from typing import Final
 import onnx
 from onnx import helper
 
-from converters.tflite.rewriting import algebra, definitions, functions, images, places, sampling, signals, tables
+from converters.tflite.rewriting import algebra, definitions, functions, images, places, sampling, signals, tables, volumes
 from converters.tflite.rewriting.site import Known, NotKnown, Site
 
 Rule = Callable[[Site], Sequence[str] | str | None]
@@ -27,6 +27,7 @@ RULES: Final[Mapping[str, Rule]] = {
     **sampling.RULES,
     **signals.RULES,
     **tables.RULES,
+    **volumes.RULES,
 }
 
 NEEDS: Final[Mapping[str, str]] = {

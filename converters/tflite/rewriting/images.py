@@ -14,11 +14,15 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from converters.tflite.rewriting import volumes
 from converters.tflite.rewriting.site import Array, NotKnown, Site
 
 _RULES_OF_TFLITE: Final = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
 _NEWER: Final = 13
 """An operator set whose Resize says all that older ones do."""
+
+_VOLUME: Final = 5
+"""Axes of a tensor with samples, channels and three spatial axes."""
 
 _MOST_OFFSETS: Final = 64
 """A dilated window of more elements would be as many slices."""
@@ -134,8 +138,13 @@ def _multiplied(site: Site, name: str, axis: int, matrix: Array) -> str:
     return site.add("Transpose", turned, perm=[order.index(each) for each in range(rank)])
 
 
-def dilated_pool(site: Site) -> str | None:
-    """MaxPool and AveragePool with dilated windows: the largest, or the mean, of one slice for each element of a window."""
+def pool(site: Site) -> str | None:
+    """MaxPool and AveragePool over three spatial axes, or with dilated windows."""
+    return (volumes.pool(site) if len(site.shape()) == _VOLUME else None) or _dilated_pool(site)
+
+
+def _dilated_pool(site: Site) -> str | None:
+    """The largest, or the mean, of one slice for each element of a window."""
     kernel, rank = list(site.attribute("kernel_shape")), len(site.shape())
     dilations = list(site.attribute("dilations") or [1] * len(kernel))
     if all(step == 1 for step in dilations) or math.prod(kernel) > _MOST_OFFSETS or site.has_output(1):
@@ -180,4 +189,4 @@ def lp_pool(site: Site) -> str:
     return site.add("Pow", sums, site.number(1 / power))
 
 
-RULES: Final = {"AveragePool": dilated_pool, "LpPool": lp_pool, "MaxPool": dilated_pool, "Resize": resize, "Upsample": resize}
+RULES: Final = {"AveragePool": pool, "LpPool": lp_pool, "MaxPool": pool, "Resize": resize, "Upsample": resize}

@@ -224,7 +224,7 @@ def test_a_border_around_a_maximum_is_zero_where_nothing_is_negative_and_mirrore
 @pytest.mark.parametrize(
     ("op", "attributes", "why"),
     [
-        ("Conv", {"dilations": [1, 1, 1]}, "3 spatial axes"),
+        ("Conv", {"auto_pad": "SAME_UPPER"}, "3 spatial axes"),
         ("MaxPool", {"kernel_shape": [2, 2], "dilations": [2, 2], "auto_pad": "SAME_UPPER"}, "dilated pooling"),
     ],
 )
