@@ -26,8 +26,10 @@ def exact_array(value: Any, spec: TensorSpec) -> Array:  # noqa: ANN401  # lists
         given = np.asarray(value)
         if given.size and not of_kind(given, spec):
             raise TypeError("it holds what is no number" if given.dtype == object else f"it holds {given.dtype.name}")
+        if spec.datatype == "BYTES":
+            return np.asarray(value, object)  # numpy's own texts lose zeros at their ends
         with np.errstate(over="raise"):
-            made: Array = np.asarray(value, NUMPY_NAMES[spec.datatype])
+            made: Array = given.astype(NUMPY_NAMES[spec.datatype], copy=False)
         if made.dtype.kind in "iu" and not np.array_equal(made, given):
             raise OverflowError(f"it holds numbers outside of {spec.datatype}")
     except (ValueError, TypeError, OverflowError, FloatingPointError) as error:
