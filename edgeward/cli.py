@@ -164,7 +164,8 @@ def _said(error: Exception) -> str | None:
         what = f"{error.filename}: " if error.filename is not None else ""
         return f"{what}{error.strerror}. Check the paths that were given, their permissions and the room on the disk."
     if isinstance(error, MemoryError):
-        return f"There is not enough memory: {error or 'the system gives no more'}. Give less at once, or end other programs."
+        why = str(error) or "the system gives no more"
+        return f"There is not enough memory: {why}. Give less at once, or end other programs."
     return None
 
 

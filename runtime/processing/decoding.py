@@ -47,7 +47,7 @@ def decode(content: bytes | bytearray | memoryview, colour: Colour) -> Pixels:
     except MemoryError:
         raise
     except Exception as error:  # whatever Pillow's decoders raise: OSError, SyntaxError, ValueError, struct.error, …
-        raise InvalidInput(f"The picture cannot be decoded: {error or type(error).__name__}.") from error
+        raise InvalidInput(f"The picture cannot be decoded: {str(error) or type(error).__name__}.") from error
 
 
 def _check(picture: Any) -> None:  # noqa: ANN401 - Pillow is imported only where it is needed

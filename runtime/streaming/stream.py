@@ -100,7 +100,7 @@ class Stream:
         except StreamBroken as error:
             self._fault = error
         except Exception as error:  # noqa: BLE001 - a fault of a source must end the stream with its reason, not leave it waiting
-            self._fault = StreamBroken(f"The source failed: {error or type(error).__name__}.")
+            self._fault = StreamBroken(f"The source failed: {str(error) or type(error).__name__}.")
         finally:
             self._line.end()
 
@@ -141,7 +141,7 @@ class Stream:
         except RuntimeFailure as error:
             return msgspec.structs.replace(plain, error=str(error))
         except MemoryError as error:  # of this item: the next one may be smaller
-            return msgspec.structs.replace(plain, error=f"There is not enough memory for it: {error or 'no more is given'}.")
+            return msgspec.structs.replace(plain, error=f"There is not enough memory for it: {str(error) or 'none is left'}.")
         seconds = round(time.perf_counter() - started, 6)
         return msgspec.structs.replace(plain, version=inference.identity.version, seconds=seconds, **made)
 

@@ -51,12 +51,16 @@ def test_what_the_system_refuses_is_one_line_and_1(tmp_path: Path, capsys: pytes
     assert len(said.splitlines()) == 1
 
 
-def test_too_little_memory_is_one_line_and_1(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [(MemoryError("Unable to allocate 64 GiB"), "Unable to allocate 64 GiB"), (MemoryError(), "the system gives no more")],
+)
+def test_too_little_memory_is_one_line_and_1(error: MemoryError, why: str, capsys: pytest.CaptureFixture[str]) -> None:
     def callback() -> None:
-        raise MemoryError("Unable to allocate 64 GiB")
+        raise error
 
     assert ending(click.Command("status", callback=callback)) == 1
-    assert capsys.readouterr().err.startswith("Error: There is not enough memory: Unable to allocate 64 GiB. Give less")
+    assert capsys.readouterr().err.startswith(f"Error: There is not enough memory: {why}. Give less")
 
 
 def test_an_unknown_error_is_ours_and_shows_where() -> None:

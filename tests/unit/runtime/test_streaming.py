@@ -105,15 +105,16 @@ def test_an_item_that_cannot_be_answered_is_a_result_and_the_stream_goes_on(runn
 def test_an_item_that_takes_too_much_memory_is_a_result_too() -> None:
     def answer(x: Array) -> Array:
         if x[0, 0] > 1:
-            raise MemoryError("Unable to allocate 64 GiB")
+            raise MemoryError("Unable to allocate 64 GiB") if x[0, 0] > 2 else MemoryError
         return np.zeros((len(x), 3), np.float32)
 
     host, model = ModelHost(), model_of(ScriptedEngine(answer))
     host.activate(ModelIdentity("m", "1.0.0", "sha256:" + "0" * 64, "float"), model)
-    source = Given([Item("large", line_of([[2, 0]])), Item("small", line_of([[1, 0]]))])
+    source = Given([Item(str(at), line_of([[at, 0]])) for at in (3, 2, 1)])
     results: list[Answered] = []
-    assert streamed((host, "m"), source, results.append) == Counts(answered=1, failed=1)
+    assert streamed((host, "m"), source, results.append) == Counts(answered=1, failed=2)
     assert results[0].error == "There is not enough memory for it: Unable to allocate 64 GiB."
+    assert results[1].error == "There is not enough memory for it: none is left."
     host.deactivate("m")
 
 
