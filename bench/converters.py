@@ -2,7 +2,7 @@
 
 `python -m bench.converters [--models FOLDER] [--peers VENV] [--tensorflow VENV] [NAME …]`. Digits has real labels. ResNet-8
 has no samples here: it gets random images with structure, so only agreement and noise count. `--models` adds every
-NAME.onnx of a folder, with its samples in NAME.npz (an array for each input, `label` where known, and no other; the model
+NAME.onnx of a folder, with its samples in NAME.npz (an array for each input, and `label` where known; the model
 was not trained with them) and, where there are such, the int8 file that its makers publish, NAME.int8.tflite, and the Keras
 file that it came from, NAME.h5 or NAME.keras. `python bench/zoo.py FOLDER` trains such models. Each model is one line of
 JSON, printed as soon as it is measured: a stop loses none.
@@ -186,6 +186,8 @@ def in_folder(folder: Path) -> Iterator[Case]:
         with np.load(samples) as arrays:
             found = dict(arrays)
         labels = found.pop("label", None)
+        taken = {value.name for value in onnx.load_model(str(path), load_external_data=False).graph.input}
+        found = {name: values for name, values in found.items() if name in taken}
         yield Case(path.stem, path, found, labels, official if official.exists() else None, keras)
 
 

@@ -20,6 +20,7 @@ from converters.errors import RecipeFailed
 from converters.journal import Journal
 from converters.judging import evaluation
 from converters.judging.evaluation import run
+from converters.judging.measures import Metric
 from converters.judging.trial import Reference, Trial, attempt
 from converters.quantizing.quantize import Quantizer
 from converters.recipe import HALF, PRODUCTS, StaticRecipe, WeightsRecipe
@@ -65,7 +66,7 @@ class Search:
             seen.append(tried)
             if journal is not None:
                 journal.add(key(tried.recipe), tried.score)
-            self.tell(_told(seen), min(1.0, (self.stopwatch() - began) / seconds))
+            self.tell(_told(seen, reference.metric), min(1.0, (self.stopwatch() - began) / seconds))
 
         return search(
             start,
@@ -236,12 +237,13 @@ def _sensitive(quantizer: Quantizer, recipe: StaticRecipe) -> Sequence[str]:
         return ()
 
 
-def _told(seen: Sequence[Tried]) -> str:
+def _told(seen: Sequence[Tried], metric: Metric | None) -> str:
     fit = [each.score for each in seen if each.score.fits]
     if not fit:
         return f"searching: {len(seen)} recipes tried, none within the budget yet"
     best = min(fit, key=lambda score: score.latency)
-    return f"searching: {len(seen)} recipes tried; best so far {best.latency:.2f} × float, loses {best.loss * 100:.2f} points"
+    loss = f"{best.loss * 100:.2f} points" if metric is None else f"{best.loss:.4f} of {metric.name}"
+    return f"searching: {len(seen)} recipes tried; best so far {best.latency:.2f} × float, loses {loss}"
 
 
 def told(tried: Sequence[Tried], trials: Sequence[Trial]) -> tuple[SearchTrial, ...]:

@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     shutil.copy(_DIGITS / "digits-v1.onnx", tmp_path / "digits.onnx")
     with np.load(_DIGITS / "digits.npz") as arrays:
         pixels, labels = arrays["pixels"], arrays["label"]
-    np.savez(tmp_path / "digits.npz", pixels=pixels, label=labels)
+    np.savez(tmp_path / "digits.npz", pixels=pixels, label=labels, names=np.array(["what no input is called"]))
     maker = quantizer.Quantizer(bytearray(emit(prepare(onnx.load_model(str(tmp_path / "digits.onnx"))))))
     maker.load_quantization_recipe(recipe.static_wi8_ai8())
     samples = [{"pixels": pixels[at : at + 1]} for at in range(100)]

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from converters.judging.measures import Metric
 from converters.recipe import StaticRecipe
 from converters.search import Budget, Score, Tried, best, key, pareto, search
+from converters.searching import _told
 
 START = StaticRecipe()
 FOREVER = Budget(seconds=1e9, spent=lambda: 0.0)
@@ -125,3 +127,9 @@ def test_what_is_chosen_is_never_beaten(scores: list[Score]) -> None:
             and other.size < chosen.score.size
             for other in scores
         )
+
+
+def test_progress_tells_losses_in_what_the_model_is_judged_by() -> None:
+    seen = [Tried(StaticRecipe(), Score(loss=0.0123, sqnr_db=30.0, latency=0.8, size=1))]
+    assert _told(seen, None).endswith("loses 1.23 points")
+    assert _told(seen, Metric("recall of threes", lambda *_: 1.0)).endswith("loses 0.0123 of recall of threes")
