@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from converters.graphs.channel_flow import Channels, Cut, End, Flow, bias_of_matmul
-from converters.graphs.graph_view import Array, GraphView, Reader, attributes
+from converters.graphs.graph_view import Array, GraphView, Reader, output_axis
 from converters.graphs.terse import drop_unread
 
 MULTIPLE: Final = 4
@@ -131,7 +131,7 @@ class _Editor:
 
     def producer(self, node: onnx.NodeProto, kept: Mask) -> None:
         """Take the outputs that are not `kept` out of a layer."""
-        self._change(node, 1, lambda values: np.compress(kept, values, axis=_output_axis(node)))
+        self._change(node, 1, lambda values: np.compress(kept, values, axis=output_axis(node)))
         self._change(node, 2, lambda values: values if values.size == 1 else np.compress(kept, values, axis=-1))
 
     def cut(self, cut: Cut, kept: Mask) -> None:
@@ -152,7 +152,7 @@ class _Editor:
         weights = self._value(node, 1)
         if kept.all() or weights is None:
             return
-        axis = 1 - _output_axis(node)
+        axis = 1 - output_axis(node)
         gone = np.compress(~kept, weights, axis=axis).astype(np.float64)
         summed = np.moveaxis(gone, axis, 0).sum(axis=tuple(range(2, weights.ndim)))
         shift = values[~kept] @ summed
@@ -174,10 +174,3 @@ def _set_groups(node: onnx.NodeProto, groups: int) -> None:
     for attribute in node.attribute:
         if attribute.name == "group":
             attribute.i = groups
-
-
-def _output_axis(node: onnx.NodeProto) -> int:
-    """The weights' axis that counts a layer's outputs."""
-    if node.op_type == "Conv":
-        return 0
-    return 0 if node.op_type == "Gemm" and attributes(node).get("transB") else 1

@@ -75,6 +75,11 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
+def output_axis(node: onnx.NodeProto) -> int:
+    """The axis of a layer's weights (Conv, Gemm, MatMul) that counts its outputs."""
+    return 0 if node.op_type == "Conv" or attributes(node).get("transB") else 1
+
+
 def is_standard(node: onnx.NodeProto) -> bool:
     """Whether the operator is ONNX's own and not some engine's."""
     return node.domain in _STANDARD

@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 
 from converters.errors import RecipeFailed
 from converters.graphs.channel_flow import bias_of_matmul
-from converters.graphs.graph_view import GraphView, Reader, attributes
+from converters.graphs.graph_view import GraphView, Reader, attributes, output_axis
 from converters.graphs.observe import Batch, observe, pieces, session
 from converters.graphs.weights import packed_weights
 
@@ -117,21 +117,16 @@ def _bias(view: GraphView, node: onnx.NodeProto) -> str | None:
         return None
     place = bias_of_matmul(view, node) if node.op_type == "MatMul" else Reader(node, _BIAS)
     values = None if place is None else view.operand(place.node, place.position)
-    if place is None or values is None or values.dtype != np.float32 or values.size != weights.shape[_outputs(node)]:
+    if place is None or values is None or values.dtype != np.float32 or values.size != weights.shape[output_axis(node)]:
         return None
     name = place.node.input[place.position]
     return str(name) if len(view.readers(name)) == 1 else None
 
 
-def _outputs(node: onnx.NodeProto) -> int:
-    """The weights' axis that counts a layer's outputs."""
-    return 0 if node.op_type == "Conv" or attributes(node).get("transB") else 1
-
-
 def _shift(node: onnx.NodeProto, lost: NDArray[np.float64], means: Means) -> Means:
     """What the lost part of the weights makes of inputs that are their means everywhere: float64[outputs]."""
     if node.op_type != "Conv":
-        return means @ (lost.T if _outputs(node) == 0 else lost)
+        return means @ (lost.T if output_axis(node) == 0 else lost)
     groups = attributes(node).get("group", 1)
     taps = lost.reshape(groups, len(lost) // groups, lost.shape[1], -1).sum(axis=-1)
     return np.asarray(np.einsum("goi,gi->go", taps, means.reshape(groups, -1)).reshape(-1))

@@ -19,6 +19,8 @@ from converters.recipe import Clipping
 
 BINS: Final = 2048
 PERCENTILE: Final = 99.99
+_ENOUGH: Final = 2**20
+"""Of so many elements a histogram says where 99.99 % of them lie: those of later samples are not counted."""
 _STEPS: Final = 255
 _AT_ONCE: Final = 8
 _SHARES: Final = np.linspace(0.3, 1.0, 36)
@@ -79,7 +81,8 @@ def _histograms(model: onnx.ModelProto, ranges: Mapping[str, Range], batches: It
     inner = [name for name in ranges if name not in given]
     for batch, shown in _beside(pieces(batches, _AT_ONCE), model, inner):
         for name, span in ranges.items():
-            counts[name] += _counted(batch[name] if name in given else shown[name], span)
+            if counts[name].sum() < _ENOUGH:
+                counts[name] += _counted(batch[name] if name in given else shown[name], span)
     return counts
 
 

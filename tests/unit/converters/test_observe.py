@@ -8,7 +8,7 @@ from onnx import helper
 
 from converters.errors import RecipeFailed
 from converters.graphs.observe import inner_bytes, pieces
-from converters.quantizing.ranges import BINS, _counted
+from converters.quantizing.ranges import BINS, _counted, _histograms
 from tests.support.conv_models import graph_of
 
 
@@ -38,3 +38,13 @@ def test_values_are_counted_where_numpy_counts_them(span: tuple[float, float]) -
     counts, wanted = _counted(values, span), np.histogram(values, BINS, span)[0]
     assert counts.sum() == len(values)
     assert np.abs(np.cumsum(counts - wanted)).max() <= 1
+
+
+def test_of_large_values_only_as_many_elements_are_counted_as_say_enough() -> None:
+    """2**18 elements a sample: four samples are enough."""
+    model = graph_of([helper.make_node("Neg", ["x"], ["y"])], {}, x=["n", 2**18], y=["n", 2**18])
+    x = np.tile(np.linspace(-1, 1, 2**18, dtype=np.float32), (9, 1))
+    batches = [{"x": x[at : at + 1]} for at in range(len(x))]
+    assert {name: int(counts.sum()) for name, counts in _histograms(model, {"y": (-1.0, 1.0)}, batches).items()} == {"y": 2**20}
+    few = [{"x": x[:2]}]
+    assert int(_histograms(model, {"x": (-1.0, 1.0)}, few)["x"].sum()) == 2**19
