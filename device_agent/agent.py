@@ -114,6 +114,8 @@ class Agent:
         self._stable_at = 0.0
         self._online = False
         self._running = True
+        self._hanging: frozenset[str] = frozenset()
+        """Models of which an inference hangs, as the fleet was told."""
         self._progress: dict[str, float] = {}
         self._reported_at = float("-inf")
         self._report_due = False
@@ -191,6 +193,7 @@ class Agent:
         for model, state in list(self.states.items()):
             if state.phase == "probation" or (state.waiting and now >= state.at):
                 self._happen(model, self._tick_of(model))
+        self._tell_hanging()
         if self._unkept is not None:
             self._take_desired(self._unkept)
         if now >= self._next_telemetry:
@@ -247,6 +250,15 @@ class Agent:
         if served is None:
             return Tick()
         return Tick(host.healthy(model), host.errors(model), served.hung, _is_overdue(served))
+
+    def _tell_hanging(self) -> None:
+        """Tell the fleet, once, of inferences of a committed model that hang beside others that are answered."""
+        hanging = [each for each in self._around.host.active() if each.hung]
+        for served in hanging:
+            model, state = served.identity.model, self.states.get(served.identity.model)
+            if model not in self._hanging and state is not None and state.phase != "probation":
+                self._emit(model, EmitEvent("alert", f"{served.hung} inferences of {served.identity.version} hang"))
+        self._hanging = frozenset(each.identity.model for each in hanging)
 
     def _take_hang(self, reason: str) -> None:
         """What hangs is held against the models that are at it; the journal says so before the process ends."""

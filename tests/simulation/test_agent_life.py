@@ -14,6 +14,7 @@ from fleet_protocol.digests import hex_of
 from fleet_protocol.states import Assignment, decode_status
 from fleet_protocol.telemetry import Lane
 from runtime.gate import GateRequest, GateVerdict
+from runtime.hosting.admission import Limits
 from tests.support.device_life import ask, events_of, install, publish
 from tests.support.engines import ScriptedEngine, model_of
 from tests.support.releases import make_release
@@ -224,6 +225,22 @@ class TestBadReleases:
         assert (device.runs(), device.state().phase) == ("1.0.0", "idle")
         [refused] = fleet.reported("kitchen").models[0].refused
         assert (refused.version, refused.phase, refused.reason) == ("1.1.0", "probation", "digits hangs")
+
+    def test_a_committed_model_that_hangs_beside_others_is_told_of_once(
+        self, fleet: SimulatedFleet, device: SimulatedDevice
+    ) -> None:
+        install(fleet, device, "1.0.0")
+        goes_on = threading.Event()
+        stuck = model_of(ScriptedEngine(lambda x: x[: goes_on.wait(60)]))
+        device.host.activate(device.host.describe("digits").identity, stuck, limits=Limits(2, hang_s=0.1))
+        with ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(device.host.infer, "digits", {"x": np.zeros((1, 2), np.float32)})
+            until(lambda: device.host.describe("digits").hung == 1, "the inference hangs")
+            device.run(5)
+            goes_on.set()
+            asked.result(60)
+        assert events_of(device).count("alert") == 1
+        assert device.state().phase == "idle"
 
     def test_a_hang_is_not_held_against_a_model_that_answers_nobody_just_then(
         self, fleet: SimulatedFleet, device: SimulatedDevice
