@@ -164,7 +164,10 @@ def measure(peers: Path | None = None, triton: Path | None = None) -> dict[str, 
             *_start_peers(start, peers, {"tiny": tiny, "vision": vision}, ports),
             *_start_triton(start, triton, {"tiny": tiny, "vision": vision}, ports),
         ]
-        large = [_start_ours(start, vision, Ports(), _raw_request("vision"))]
+        large = [
+            _start_ours(start, vision, Ports(), _raw_request("vision")),
+            _start_ours(start, vision, Ports(), _raw_request("vision"), name=f"{OURS}_one_thread", options=("--threads", "1")),
+        ]
         large += [each for each in small if each.name in {"mlserver", "triton"}]
         by_grpc = [replace(each, port=ports.grpc[each.name]) for each in small if each.name in ports.grpc]
         by_grpc += _start_grpc_peers(start, Path(directory), tiny)
@@ -200,10 +203,12 @@ class Ports:
         return str(self.grpc[name])
 
 
-def _start_ours(start: Start, model: Path, ports: Ports, request: Request) -> Server:
+def _start_ours(
+    start: Start, model: Path, ports: Ports, request: Request, *, name: str = OURS, options: tuple[str, ...] = ()
+) -> Server:
     port = free_port()
-    command = [sys.executable, "-m", "edgeward", "serve", str(model), "--port", str(port), "--grpc-port", ports.take(OURS)]
-    return start(OURS, command, port, request)
+    command = [sys.executable, "-m", "edgeward", "serve", str(model), "--port", str(port), "--grpc-port", ports.take(name)]
+    return start(name, [*command, *options], port, request)
 
 
 def _start_peers(start: Start, peers: Path | None, models: dict[str, Path], grpc_ports: Ports) -> Iterator[Server]:
