@@ -72,7 +72,7 @@ def with_room_for_biases(content: bytes, ranges: Ranges) -> bytes:
         weights, bias = (_constant(model, operator.inputs[at]) for at in (1, 2))
         raised = None if weights is None or bias is None else _raised(np.moveaxis(weights, axis, 0), bias, ranges[source])
         if raised is not None:
-            operator.inputs = [operator.inputs[0], _added(model, operator.inputs[1], np.moveaxis(raised, 0, axis)),
+            operator.inputs = [operator.inputs[0], _changed(model, operator.inputs[1], np.moveaxis(raised, 0, axis)),
                                *operator.inputs[2:]]  # fmt: skip
             changed = True
     return pack(model) if changed else content
@@ -95,6 +95,17 @@ def _constant(model: Any, index: int) -> Array | None:  # noqa: ANN401  # the sc
     if tensor is None or tensor.type != toolkit.schema().TensorType.FLOAT32 or model.buffers[tensor.buffer].data is None:
         return None
     return np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.float32).reshape(tensor.shape)
+
+
+def _changed(model: Any, index: int, values: Array) -> int:  # noqa: ANN401  # the schema has no types
+    """Where the constant with these values stands: in its own place, unless others read it too, who see what they saw."""
+    graph = model.subgraphs[0]
+    readers = sum(int(each) == index for operator in graph.operators for each in operator.inputs)
+    holders = sum(tensor.buffer == graph.tensors[index].buffer for tensor in graph.tensors)
+    if readers > 1 or holders > 1:
+        return _added(model, index, values)
+    model.buffers[graph.tensors[index].buffer].data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+    return index
 
 
 def _added(model: Any, like: int, values: Array) -> int:  # noqa: ANN401  # the schema has no types

@@ -19,6 +19,7 @@ from converters.tflite.calibrate import ranges
 from converters.tflite.quantise import quantise, slim
 from converters.tflite.variants import TfliteMaker
 from runtime import parity
+from tests.support.conv_models import graph_of
 from tests.support.tflite_cases import SAMPLES, Array, run_onnx, run_tflite
 
 INTEGER = TfliteRecipe("integer", "int8-static", "static", integer_io=True)
@@ -175,6 +176,18 @@ def test_channels_whose_weights_are_next_to_nothing_answer_their_bias(size: floa
     inputs = {"x": np.random.default_rng(2).normal(size=(64, 6)).astype(np.float32)}
     answer = run_tflite(TfliteMaker(made, batches=lambda: iter([inputs])).apply(recipe_called("tflite-int8")), inputs)["y"]
     np.testing.assert_allclose(answer, run_onnx(made, inputs)["y"], atol=1000 / 100)  # the largest sets the scale of all
+
+
+def test_a_raised_weight_does_not_leave_the_float_weights_in_the_file() -> None:
+    """They would make a model with dead channels three times as large in 8 bits."""
+    weights = np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32)
+    weights[:, 5] = 1e-20
+    bias = np.zeros(128, np.float32)
+    bias[5] = 3.0
+    model = graph_of([helper.make_node("Gemm", ["x", "w", "b"], ["y"])], {"w": weights, "b": bias}, x=["n", 64], y=["n", 128])
+    made = TfliteMaker(model, batches=lambda: [{"x": np.random.default_rng(1).normal(size=(16, 64)).astype(np.float32)}])
+    content = made.apply(recipe_called("tflite-int8"))
+    assert len(content) < weights.nbytes / 2
 
 
 def test_a_softmax_that_was_taken_apart_divides_by_nothing_in_8_bits() -> None:
