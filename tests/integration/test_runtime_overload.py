@@ -166,7 +166,7 @@ class Hanging:
 
 def test_a_quick_model_that_hangs_on_the_servers_own_thread_is_told_of(serving: Any) -> None:
     hanging = Hanging()
-    client = serving(hanging.host, hung=hanging.told.put, hang_s=0.5)
+    client = serving(hanging.host, hung=hanging.told.put, hang_s=2)
     hanging.hang(client)
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(client.post, "/v2/models/quick/infer", json=ASKED)
