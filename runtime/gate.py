@@ -7,6 +7,7 @@ that its faults are not laid at the candidate's door. `judge` is pure: measureme
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -196,7 +197,8 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
-        self._stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # what it died before reading is still to be written
+            self._stdin.close()
 
     def result(self, order: TrialOrder) -> TrialResult:
         """What the child says, or why it says nothing."""

@@ -16,7 +16,7 @@ from onnx import TensorProto
 import runtime
 from fleet_protocol.manifest import Tolerance
 from runtime.errors import GateUnavailable
-from runtime.gate import CHILD, GateRequest, GateVerdict, ModelFile, examine
+from runtime.gate import CHILD, GateRequest, GateVerdict, ModelFile, _Watch, examine
 from runtime.gate_child import ORPHANED
 from runtime.trial import TrialOrder
 from tests.support import models, tflite_models
@@ -152,6 +152,16 @@ def test_a_child_that_hangs_is_stopped_in_time(golden: Path) -> None:
 def test_a_child_that_is_killed_is_a_refusal(golden: Path) -> None:
     verdict = with_child(golden, "import os; os.kill(os.getpid(), 9)")
     assert verdict.reason == "Its trial was killed, most likely because the device ran out of memory."
+
+
+def test_a_child_that_died_before_it_was_given_its_order_is_a_refusal(golden: Path) -> None:
+    command, pipe = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"), subprocess.PIPE
+    child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    order = TrialOrder(model="", session_options={}, golden=str(golden), cpu_seconds=1, address_bytes=MEMORY, alarm_s=1.0)
+    with _Watch(child, 30, MEMORY) as watch:
+        result = watch.result(order)
+    assert result.failure == "its trial was killed, most likely because the device ran out of memory"
 
 
 def test_a_child_that_crashes_is_a_refusal(golden: Path) -> None:
