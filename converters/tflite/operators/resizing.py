@@ -36,6 +36,8 @@ def _linear(call: Call, tensor: Tensor, sizes: tuple[int, ...]) -> Tensor:
         raise call.unsupported(
             f"{call.attribute('mode')} by {scheme} needs constant scales or sizes, and no extrapolation value"
         )
+    if call.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise call.unsupported("with keep_aspect_ratio_policy only the mode nearest has a form")
     _scale(call, tensor, sizes, 1)  # which must be known, for it was to decide that TFLite's rule is the one
     shape = tensor.shape.with_size(1, sizes[1]).with_size(2, sizes[2])
     return call.emission.add("RESIZE_BILINEAR", [tensor, call.emission.integers(sizes[1:3])], shape, **_LINEAR[scheme])

@@ -236,6 +236,15 @@ def test_a_form_that_is_lacking_is_named_with_its_node(op: str, attributes: dict
         emit(prepare(made))
 
 
+def test_an_image_whose_proportions_are_kept_is_not_interpolated_by_another_scale() -> None:
+    kept = node("Resize", "x nothing nothing sizes", "y", mode="linear", keep_aspect_ratio_policy="not_larger")
+    constants = {"nothing": numbers(0), "sizes": np.array([1, 2, 7, 7], np.int64)}
+    made = model([kept], constants, x=(1, 2, 3, 5), y=(1, 2, 4, 7))
+    made.opset_import[0].version = 18
+    with pytest.raises(UnsupportedOperator, match="with keep_aspect_ratio_policy only the mode nearest has a form"):
+        emit(prepare(made))
+
+
 def test_a_result_as_long_as_the_data_say_is_refused_with_its_node() -> None:
     made = model([node("NonZero", "x", "places"), node("Cast", "places", "y", to=1)], {}, x=(3, 4), y=(2, "found"))
     with pytest.raises(RecipeFailed, match=r"gives 'places' a shape that depends on the data \(NonZero 'nonzero-places'\)"):
