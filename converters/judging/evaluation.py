@@ -30,6 +30,7 @@ AT_ONCE: Final = 64 * 1024**2
 _ROUNDS_AT_LEAST: Final = 7
 _ROUNDS_AT_MOST: Final = 300
 _PATIENCE: Final = 4
+_LOADS: Final = 4
 _SLOT_SECONDS: Final = 0.001
 """Each timing covers so many calls that the clock's own resolution does not matter, and no more: on a busy machine short ones
 run undisturbed more often."""
@@ -209,6 +210,26 @@ def rounds(
         if at + 1 >= _ROUNDS_AT_LEAST and (stopwatch() - start > seconds or clock() - began > _PATIENCE * seconds):
             break
     return {name: np.array(times) for name, times in measured.items()}
+
+
+Load = Callable[[], runtime.Model]
+
+
+def loaded_again(one: Load, other: Load, data: Dataset, *, seconds: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The rounds of two models, each loaded anew several times, for `seconds` each time.
+
+    Where a model comes to lie in memory is drawn at each load, and moved the same graph's latency by up to 3 % (measured).
+    """
+    found: list[dict[str, NDArray[np.float64]]] = []
+    for at in range(_LOADS):
+        loads = {"one": one, "other": other} if at % 2 else {"other": other, "one": one}
+        models = {name: load() for name, load in loads.items()}
+        try:
+            found.append(rounds(models, data, seconds=seconds))
+        finally:
+            for model in models.values():
+                model.close()
+    return np.concatenate([each["one"] for each in found]), np.concatenate([each["other"] for each in found])
 
 
 def ratio(times: NDArray[np.float64], others: NDArray[np.float64]) -> Ratio:

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 
 from converters.data.calibration import make_dataset
 from converters.errors import DataRejected, RecipeFailed, SourceRejected
-from converters.judging.evaluation import batch_size, class_output, judge, latencies, load_source, ratio, run
+from converters.judging.evaluation import batch_size, class_output, judge, latencies, load_source, loaded_again, ratio, run
 from fleet_protocol.tensors import TensorSpec
-from runtime import load
+from runtime import InferenceFailed, Model, load
 from tests.support.conv_models import graph_of
 from tests.support.models import custom_operator, identity, linear_classifier, samples, two_inputs
 
@@ -198,3 +198,20 @@ def test_a_round_that_the_machine_slowed_says_nothing_about_either_model() -> No
 def test_rounds_that_disagree_leave_the_verdict_open() -> None:
     found = ratio(np.where(np.arange(30) % 2, 0.9, 1.2), np.ones(30))
     assert found.low < 1.0 < found.high
+
+
+def test_a_model_is_loaded_anew_and_closed_each_time_it_is_timed_again(tmp_path: Path) -> None:
+    path, opened = linear_classifier(tmp_path / "m.onnx"), list[Model]()
+
+    def fresh() -> Model:
+        opened.append(load(path, threads=1))
+        return opened[-1]
+
+    with load(path) as model:
+        data = make_dataset({"pixels": samples(4)[0]}, model.inputs)
+    one, other = loaded_again(fresh, fresh, data, seconds=0.001)
+    assert len(one) == len(other) >= 4 * 7
+    assert len({id(model) for model in opened}) == 8
+    for model in opened:
+        with pytest.raises(InferenceFailed, match="closed"):
+            model(next(data.batches(1)))
