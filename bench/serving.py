@@ -24,8 +24,9 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 
 from bench import triton_server
-from bench.load import OURS, GrpcRequest, HttpRequest, Request, Server, compared, free_port, running
+from bench.load import OURS, GrpcRequest, HttpRequest, Request, Server, compared, running
 from bench.runtime import _mlp, _mobilenet
+from edgeward.broker import free_port
 
 OUR_PACKAGES: Final = ("edgeward", "fleet_io", "fleet_protocol", "fleet_telemetry", "runtime")
 _MLSERVER_MODEL: Final = """

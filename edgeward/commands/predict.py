@@ -78,9 +78,7 @@ def command(
     """
     if target is not None and explain_file is None:
         raise click.UsageError("--target is what --explain explains; give a file with --explain.")
-    given = [*files, *([input_file] if input_file else [])]
-    if not given:
-        raise click.UsageError("Give an INPUT: pictures, audio or other files that the model opens, or a file of tensors.")
+    given = _given(files, input_file)
     advice = placement.advice(model, variant=variant, tuned=tuned, cache=cache, provider=provider, delegate=delegate)
     if processing is not None:
         advice = advice.processed(read_processing(processing))
@@ -106,6 +104,14 @@ def command(
         terminal.err.print(f"It runs {way}", markup=False, soft_wrap=True)
     if explain_file is not None and explained is not None:
         _say(explain_file, source, explained)
+
+
+def _given(files: tuple[Path, ...], input_file: Path | None) -> list[Path]:
+    """The inputs, named in either way. Raises `click.UsageError` where there is none."""
+    given = [*files, *([input_file] if input_file else [])]
+    if not given:
+        raise click.UsageError("Give an INPUT: pictures, audio or other files that the model opens, or a file of tensors.")
+    return given
 
 
 def _explained(opened: Model, prepared: Prepared, *, target: int | None, runs: int) -> Explanation:
