@@ -114,14 +114,18 @@ def members(rollout: Rollout, devices: Iterable[DeviceView]) -> list[DeviceView]
 
 
 def verdict(rollout: Rollout, device: DeviceView) -> Verdict:
-    """How the rollout stands on one device. Committed is only what the device says that it runs."""
+    """How the rollout stands on one device. Committed is only what the device says that it runs.
+
+    Failed is only what the device refused: it also rolls back because an operator wants the former release again, which may be
+    this one.
+    """
     if device.name not in rollout.reached:
         return "waiting"
     report = device.report
     if report is not None:
         if report.phase == "idle" and report.running is not None and report.running.manifest == rollout.release.manifest:
             return "committed"
-        if report.phase == "rolling_back" or refusal(rollout, device) is not None:
+        if refusal(rollout, device) is not None:
             return "failed"
     return "pending" if device.online else "offline"
 
@@ -214,8 +218,8 @@ def _told(rollout: Rollout, device: DeviceView) -> bool:
 def _blame(rollout: Rollout, failures: Sequence[DeviceView]) -> str:
     first = failures[0]
     refused = refusal(rollout, first)
-    detail = f"{first.name} in phase {refused.phase}: {refused.reason}" if refused else f"{first.name} rolled back"
-    return f"{len(failures)} failed, {rollout.max_failures} allowed; {detail}"
+    assert refused is not None, "whoever failed has refused"
+    return f"{len(failures)} failed, {rollout.max_failures} allowed; {first.name} in phase {refused.phase}: {refused.reason}"
 
 
 def _rank(rollout: Rollout, device: DeviceView) -> bytes:

@@ -121,10 +121,21 @@ def test_one_failure_too_many_takes_everybody_back() -> None:
     assert "d1 in phase gating: too wrong" in decided.rollout.reason
 
 
-def test_a_device_that_is_rolling_back_has_failed() -> None:
+def test_a_device_that_rolls_back_what_it_refused_has_failed() -> None:
     begun = planner.plan(a_rollout(), fleet(2)).rollout
-    decided = planner.plan(begun, [device("d0", running(NEW, "rolling_back"), assigned=NEW), device("d1", assigned=NEW)])
+    back = running(NEW, "rolling_back", refused=(refusal(NEW),))
+    decided = planner.plan(begun, [device("d0", back, assigned=NEW), device("d1", assigned=NEW)])
     assert decided.rollout.state == "failed"
+
+
+def test_a_device_that_rolls_back_to_the_release_as_it_was_told_has_not_failed() -> None:
+    """An operator goes back to the former release while the newer one is on probation."""
+    newer = [device("d0", running(NEW, "probation"), assigned=NEW)]
+    begun = planner.plan(a_rollout(release=OLD), newer).rollout
+    back = device("d0", running(NEW, "rolling_back"), assigned=OLD)
+    assert planner.verdict(begun, back) == "pending"
+    assert planner.plan(begun, [back]).rollout.state == "running"
+    assert planner.plan(begun, [device("d0", running(OLD), assigned=OLD)]).rollout.state == "succeeded"
 
 
 def test_allowed_failures_do_not_stop_the_rest() -> None:
