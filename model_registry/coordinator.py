@@ -175,6 +175,9 @@ class Coordinator:
         if known.reported is not None and not _is_newer(report, known.reported):
             return set()
         records.fleet.report(device, payload, self._clock.now())
+        if report.desired > records.fleet.sequences([device]).get(device, 0):
+            log.warning("%s follows a later word than this database knows, as after a restored copy; it is told anew", device)
+            self._tell(records, [device], after={device: report.desired})
         before = () if known.reported is None else known.reported.models
         return {each.model for each in (*report.models, *before)}
 
@@ -227,10 +230,13 @@ class Coordinator:
                 newcomers = [name for name in names if name not in told and planner.baseline(of_model, name) == source]
                 records.fleet.assign(model, dict.fromkeys(newcomers, source.release), source.id)
 
-    def _tell(self, records: Records, devices: Sequence[str]) -> None:
-        """Sign new words to devices and keep them; they are sent when the transaction is over."""
+    def _tell(self, records: Records, devices: Sequence[str], *, after: Mapping[str, int] | None = None) -> None:
+        """Sign new words to devices and keep them; they are sent when the transaction is over.
+
+        A word follows the last one that was kept, or the sequence that `after` has for its device.
+        """
         told = records.fleet.all_assignments(devices)
-        sequences = records.fleet.sequences(devices)
+        sequences = records.fleet.sequences(devices) | dict(after or {})
         words = [self._word(device, told.get(device, {}), sequences.get(device, 0) + 1) for device in devices]
         kept = [word for word in words if word is not None]
         records.fleet.keep_desired(kept)

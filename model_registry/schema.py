@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Engine,
@@ -124,7 +125,7 @@ desired = Table(
     "desired",
     tables,
     Column("device", String, primary_key=True),
-    Column("sequence", Integer, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
     Column("expires", Float, nullable=False, index=True),
     Column("envelope", LargeBinary, nullable=False),
 )

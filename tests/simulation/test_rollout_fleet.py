@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -331,6 +332,30 @@ def test_words_to_devices_are_renewed_long_before_they_expire(world: RegistryWor
     assert after.sequence == before.sequence + 1
     assert after.expires > before.expires
     assert after.assignments == before.assignments
+
+
+def test_a_registry_restored_from_an_older_copy_is_heard_again(world: RegistryWorld, tmp_path: Path) -> None:
+    """A device drops every word that is older than the last one it followed."""
+    world.release()
+    (device,) = join(world, "a")
+    start(world, "1.0.0")
+    copy = shutil.copytree(world.directory, tmp_path / "copy")
+    for _ in range(3):
+        world.clock.forward(director.VALID_S * 0.6)
+        world.settle()
+    followed = device.told[-1]
+    world.close()
+    shutil.rmtree(world.directory)
+    shutil.copytree(copy, world.directory)
+    world.open()
+    device.run()
+    world.settle()
+    assert device.told[-1].sequence == followed.sequence + 1
+    assert device.assigned["digits"].version == "1.0.0"
+    heard = len(device.told)
+    device.run()
+    world.settle()
+    assert len(device.told) == heard, "it is told once"
 
 
 def test_the_fleet_never_shows_success_for_a_device_that_runs_something_else(world: RegistryWorld) -> None:

@@ -235,7 +235,12 @@ class TalkingDevice:
     def report(self, *models: ModelReport, speaks_for: str | None = None) -> None:
         self.sequence += 1
         state = ReportedState(
-            device=speaks_for or self.name, boot=self.boot, sequence=self.sequence, agent="test", models=models
+            device=speaks_for or self.name,
+            boot=self.boot,
+            sequence=self.sequence,
+            desired=self.told[-1].sequence if self.told else 0,
+            agent="test",
+            models=models,
         )
         self.transport.publish(topics.device(self.name, "reported"), codec.encode(state), qos=1, retain=True)
 
