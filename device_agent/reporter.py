@@ -9,7 +9,7 @@ from importlib import metadata
 from device_agent.model_state import ModelState
 from fleet_io.transport import Transport, Will
 from fleet_protocol import codec, limits, topics
-from fleet_protocol.states import DeviceStatus, ModelReport, ReportedState
+from fleet_protocol.states import DeviceStatus, ModelReport, ReportedState, encode_reported
 
 
 def hardware() -> dict[str, str]:
@@ -62,7 +62,7 @@ class Reporter:
             models=tuple(_model_report(each, healthy, progress) for each in states)[: limits.ASSIGNMENTS],
             serving=serving,
         )
-        return self._transport.publish(topics.device(self._device, "reported"), codec.encode(reported), qos=1, retain=True)
+        return self._transport.publish(topics.device(self._device, "reported"), encode_reported(reported), qos=1, retain=True)
 
     def _status(self, *, online: bool) -> bool:
         status = DeviceStatus(online=online, session=self._boot)

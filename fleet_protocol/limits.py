@@ -14,7 +14,8 @@ CHUNK_BYTES: Final = 96 * KIB
 """Raw bytes of a blob in one message."""
 
 DESIRED_BYTES: Final = 4 * KIB
-REPORTED_BYTES: Final = 16 * KIB
+REPORTED_BYTES: Final = 64 * KIB
+"""Room for all models of a device with all their refusals, when the reasons are short (`states.encode_reported`)."""
 STATUS_BYTES: Final = 1 * KIB
 REQUEST_BYTES: Final = 32 * KIB
 EVENT_BYTES: Final = 16 * KIB

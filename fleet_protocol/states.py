@@ -26,6 +26,9 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST)]
 Sequence = Annotated[int, msgspec.Meta(ge=1, le=_LARGEST)]
 Reason = Annotated[str, msgspec.Meta(max_length=1000)]
 
+_REASONS_CUT_TO: Final = (1000, 300, 100, 30)
+"""Characters of each refusal's reason that a report tries to hold; of the last, any report does."""
+
 Phase = Literal["idle", "fetching", "verifying", "staged", "gating", "preparing", "activating", "probation", "rolling_back"]
 """The states of the agent's machine for one model (DESIGN.md §5)."""
 
@@ -138,6 +141,21 @@ def decode_desired(payload: bytes) -> DesiredState:
     state = codec.decode(payload, DesiredState, limit=limits.DESIRED_BYTES, what="desired state")
     _check_distinct([each.model for each in state.assignments], "desired state assigns")
     return state
+
+
+def encode_reported(state: ReportedState) -> bytes:
+    """The device's report, which always fits: where it would not, its reasons are cut short, all alike."""
+    for longest in _REASONS_CUT_TO:
+        models = tuple(_cut_short(each, longest) for each in state.models)
+        payload = codec.encode(msgspec.structs.replace(state, models=models))
+        if len(payload) <= limits.REPORTED_BYTES:
+            break
+    return payload
+
+
+def _cut_short(report: ModelReport, longest: int) -> ModelReport:
+    refused = tuple(msgspec.structs.replace(each, reason=each.reason[:longest]) for each in report.refused)
+    return msgspec.structs.replace(report, refused=refused)
 
 
 def decode_reported(payload: bytes) -> ReportedState:
