@@ -50,14 +50,15 @@ class BlobFetcher:
             self._pull(descriptor, partial, have, progress, cancellation)
         self._store.complete(descriptor.digest, partial)
 
-    def fetch_small(self, digest: str, size: int, cancellation: Cancellation) -> bytes:
-        """The content of a file of exactly `size` bytes without a signed chunk list; it is kept once its digest fits.
+    def fetch_manifest(self, digest: str, cancellation: Cancellation, *, size: int | None = None) -> bytes:
+        """The content of a file without a signed chunk list, of exactly `size` bytes where it is known.
 
-        Raises as `fetch` does.
+        It is kept once its digest fits. Raises as `fetch` does.
         """
+        most = limits.MANIFEST_BYTES if size is None else size
         if self._store.has(digest):
-            return self._store.read(digest, limit=size)
-        content = pull_bytes(self._link, Wanted(blob_resource(digest), size, size), cancellation)
+            return self._store.read(digest, limit=most)
+        content = pull_bytes(self._link, Wanted(blob_resource(digest), size, most), cancellation)
         if digest_of(content) != digest:
             raise ContentDamaged(f"{digest} was damaged on the way; it will be fetched again")
         self._store.put(digest, content)

@@ -201,7 +201,7 @@ class Performer:
         if self._parts.director.expired():
             raise TryLater("the fleet's last word to this device has expired; nothing new is installed until it speaks again")
         size = self._parts.releases.confirm(target, cancellation)
-        manifest = decode_manifest(self._parts.fetcher.fetch_small(target.manifest, size, cancellation))
+        manifest = decode_manifest(self._parts.fetcher.fetch_manifest(target.manifest, cancellation, size=size))
         if (manifest.model, manifest.version) != (target.model, target.version):
             raise Untrusted(f"the manifest of {target.model} {target.version} is that of {manifest.model} {manifest.version}")
         return manifest
@@ -324,7 +324,11 @@ class Performer:
 
     def _mend(self, running: Running, cancellation: Cancellation) -> None:
         """Fetch what is damaged of a release that ran here before: its digests are known, and need no new trust."""
-        file = _variant(self._manifest(running), running).file
+        try:
+            manifest = self._manifest(running)
+        except ContentDamaged:
+            manifest = decode_manifest(self._parts.fetcher.fetch_manifest(running.manifest, cancellation))
+        file = _variant(manifest, running).file
         try:
             self._parts.store.check(file.digest)
         except ContentDamaged:

@@ -158,18 +158,23 @@ class TestDamageOnTheWay:
         assert device.state().refused[0].phase == "activating"
         assert device.host.healthy("digits") == counted
 
+    @pytest.mark.parametrize("what", ["file", "manifest"])
     def test_a_fallback_damaged_during_probation_is_fetched_again_for_the_roll_back(
-        self, fleet: SimulatedFleet, device: SimulatedDevice
+        self, fleet: SimulatedFleet, device: SimulatedDevice, what: str
     ) -> None:
         first = install(fleet, device, "1.0.0")
         release = publish(fleet, "1.1.0", seed=1)
         fleet.assign("kitchen", release.assignment())
         device.run(1)
         assert device.state().phase == "probation"
-        damage(device, first.manifest.variants[0].file.digest)
+        damage(device, file_of(first, what))
         fleet.assign("kitchen", first.assignment())
         device.run(5)
         assert (device.runs(), device.state().phase, device.state().refused) == ("1.0.0", "idle", ())
+
+
+def file_of(release: Release, what: str) -> str:
+    return release.digest if what == "manifest" else release.manifest.variants[0].file.digest
 
 
 def damage(device: SimulatedDevice, digest: str) -> None:
@@ -343,8 +348,7 @@ class TestDamagedDisk:
         install(fleet, device, "1.0.0")
         release = install(fleet, device, "1.1.0", seed=1)
         device.kill()
-        digest = release.manifest.variants[0].file.digest if what == "file" else release.digest
-        damage(device, digest)
+        damage(device, file_of(release, what))
         device.start()
         device.worker.jobs.popleft()()
         assert device.runs() == "1.0.0"
