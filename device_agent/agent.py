@@ -53,6 +53,7 @@ from fleet_protocol.errors import ProtocolError
 from fleet_protocol.states import DesiredState, DeviceEvent
 from fleet_protocol.telemetry import Lane, decode_acknowledged
 from runtime import ModelHost, RuntimeFailure
+from runtime.errors import NotServing
 from runtime.hosting.host import Served
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,8 @@ class Agent:
         """Where applications ask this device; put in by whoever started the server."""
         self.hung = ""
         """Why this process must end at once, where an inference holds up the local server."""
-        self.inputs: queue.Queue[Input] = queue.Queue()
+        self.inputs: queue.SimpleQueue[Input] = queue.SimpleQueue()
+        """Takes what a signal's handler puts in too, at whatever moment that interrupts: no other kind of queue does."""
         self._device = device
         self._around = around
         self._rules = rules
@@ -246,8 +248,9 @@ class Agent:
 
     def _tick_of(self, model: str) -> Tick:
         host = self._around.host
-        served = next((each for each in host.active() if each.identity.model == model), None)
-        if served is None:
+        try:
+            served = host.describe(model)
+        except NotServing:
             return Tick()
         return Tick(host.healthy(model), host.errors(model), served.hung, _is_overdue(served))
 
@@ -332,7 +335,7 @@ class Agent:
         state = self.states[model]
         running = to_load(state)
         if state.phase == "idle":
-            self._around.performer.settle_slots(state)
+            self._settle_slots(state)
         if running is None:
             return
         try:
@@ -344,6 +347,13 @@ class Agent:
         except (AgentError, RuntimeFailure, ProtocolError, OSError) as error:
             log.warning("%s %s cannot be loaded any more: %s", model, running.version, error)
             self._happen(model, Lost(f"{running.version} cannot be loaded any more: {error}"))
+
+    def _settle_slots(self, state: ModelState) -> None:
+        """A full disk must not keep a model from answering: the journal, which was read, says the same."""
+        try:
+            self._around.performer.settle_slots(state)
+        except OSError as error:
+            log.warning("the slots of %s cannot be written: %s", state.model, error)
 
     # Messages
 

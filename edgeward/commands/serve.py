@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edgeward import hanging, placement, serving_options, terminal
+from edgeward import hanging, placement, serving_options, stopping, terminal
 from edgeward.serving import Service, Settings, running
 
 
@@ -57,13 +55,11 @@ def command(*, as_json: bool, **asked: Any) -> None:  # noqa: ANN401  # click's 
       edgeward serve digits-1.0.0 --shadow digits-1.1.0 --shadow-share 0.2
       curl http://127.0.0.1:8000/v2/models/digits/shadow
     """
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    asked_to_stop = stopping.on_signals()
     settings = Settings(**asked)
     with running(settings, hung=hanging.end) as service:
         _announce(service, settings, as_json=as_json)
-        stopping.wait()
+        asked_to_stop.wait()
 
 
 def _announce(service: Service, settings: Settings, *, as_json: bool) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -13,7 +11,7 @@ from typing import TypeVar, get_args
 import click
 
 from device_agent.stream_places import Wanted, broker_of, opened, results_of, source_of
-from edgeward import terminal
+from edgeward import stopping, terminal
 from edgeward.processing_file import read_processing
 from fleet_io.errors import ConfigurationError
 from fleet_io.mqtt import Identity
@@ -93,9 +91,7 @@ def command(
     found = find(model, variant=variant)
     if processing is not None:
         found = dataclasses.replace(found, processing=read_processing(processing))
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stopping.on_signals()
     host, name = ModelHost(), found.identity.model
     host.activate(found.identity, found.load(threads=threads), found.labels)
     try:

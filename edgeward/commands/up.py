@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 from pathlib import Path
 
 import click
 
-from edgeward import terminal
+from edgeward import stopping, terminal
 from edgeward.central import Central, CentralSettings
 from fleet_io import config
 from fleet_io.clock import SystemClock
@@ -48,9 +46,7 @@ def command(file: Path | None, hostnames: tuple[str, ...], **flags: str | int | 
         environ=os.environ,  # noqa: TID251 - a program reads its environment once, here
         flags={**flags, "hostnames": hostnames or None},
     )
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    asked_to_stop = stopping.on_signals()
     with Central(settings, clock=SystemClock()) as central:
         data = settings.data_dir
         terminal.err.print("[bold green]The central side is up.[/] Stop it with Ctrl-C.")
@@ -58,5 +54,5 @@ def command(file: Path | None, hostnames: tuple[str, ...], **flags: str | int | 
             f"  API      {central.url}\n  MQTT     mqtts://{settings.host}:{settings.mqtt_port}\n  data     {data}"
         )
         terminal.err.print("  next     edgeward publish BUNDLE · edgeward claim create · edgeward devices")
-        central.watch(stopping)
+        central.watch(asked_to_stop)
     terminal.err.print("The central side has stopped.")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import Any
 
 import numpy as np
 
@@ -113,6 +118,28 @@ class TestGoodReleases:
         device.run(12)
         assert device.runs() == "1.1.0"
         assert not (device.directory / "blobs" / hex_of(slow.digest)).exists()
+
+
+def test_what_a_signal_puts_in_while_the_agent_waits_for_its_next_input_is_taken(device: SimulatedDevice) -> None:
+    """A signal's handler runs on the thread that waits, wherever that is; a lock that it holds there would never be free."""
+    device.run()
+    waiting = device.agent.inputs
+
+    def interrupt(frame: FrameType, _what: str, _value: object) -> Any:
+        if frame.f_code is threading.Condition.wait.__code__:
+            sys.settrace(None)
+            waiting.put(inputs.StopAsked())
+        return interrupt
+
+    def wait() -> None:
+        sys.settrace(interrupt)
+        with contextlib.suppress(queue.Empty):
+            waiting.get(timeout=0.01)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it waits for its own lock"
 
 
 class TestBadReleases:

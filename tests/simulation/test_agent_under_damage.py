@@ -355,6 +355,15 @@ class TestDamagedDisk:
         device.run(15)
         assert (device.runs(), device.state().refused) == ("1.1.0", ())
 
+    def test_slots_that_the_disk_does_not_take_keep_no_model_from_answering(
+        self, fleet: SimulatedFleet, device: SimulatedDevice
+    ) -> None:
+        install(fleet, device, "1.0.0")
+        device.kill()
+        (device.directory / "models" / "digits" / "previous.json").mkdir()
+        device.start()
+        assert device.runs() == "1.0.0"
+
     def test_a_model_that_kills_the_process_at_each_start_is_tried_in_a_child_first(
         self, fleet: SimulatedFleet, device: SimulatedDevice
     ) -> None:
