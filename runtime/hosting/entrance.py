@@ -133,7 +133,6 @@ class Entrance:
                 raise unwell
             place.room = room
             told = _sent(room.line.join(place, now))
-            room.alert = True
             told += _let_in(room, now)
         _tell(told)
         return place
@@ -228,6 +227,7 @@ def _walk_in(room: Room, place: Place) -> bool:
 def _let_in(room: Room, now: float) -> list[Place]:
     """Those who are told: who goes in, and for whom it is too late."""
     told: list[Place] = []
+    room.alert = True  # before looking who is inside: whoever leaves from now on asks again
     while room.line and len(room.inside) < room.places:
         place, late = room.line.next(now)
         told += _sent(late)

@@ -15,7 +15,9 @@ from fleet_io.clock import SystemClock
 from runtime import Inference, InferenceFailed, ModelHost, ModelIdentity, NotServing
 from runtime.errors import DeadlineExceeded, ModelUnwell, Overloaded
 from runtime.hosting.admission import Limits, Line, Waiter
-from runtime.hosting.entrance import Place
+from runtime.hosting.entrance import Entrance, Place
+from runtime.hosting.room import Room
+from runtime.hosting.usage import UsageCounter
 from tests.support.engines import ScriptedEngine, fixed, model_of
 from tests.support.waiting import until
 
@@ -201,6 +203,40 @@ def test_who_waits_when_the_version_changes_is_answered_by_the_new_one() -> None
     assert first.result(WAIT_S).identity.version == "1.0.0"
     assert held.engine.closed.is_set()
     held.close()
+
+
+class LeavingWhenLookedAt(list[float]):
+    """Those inside of a room, of whom the last leaves just when somebody has counted them."""
+
+    room: Room
+
+    def __len__(self) -> int:
+        count = super().__len__()
+        if count:
+            self.room.step_out(self[0])
+        return count
+
+
+def test_who_waits_when_the_version_changes_is_let_in_by_one_who_leaves_at_that_moment() -> None:
+    entrance, left = Entrance(SystemClock()), list[Room]()
+
+    def room(version: str) -> Room:
+        model = model_of(fixed(0, 1, 0))
+        usage = UsageCounter(model.inputs, model.outputs, (), 0.0)
+        identity = ModelIdentity("digits", version, "sha256:" + "0" * 64, "float32")
+        return Room(identity, model, (), limits=Limits(running=1), usage=usage, settle=left.append)
+
+    entrance.replace("digits", room("1.0.0"))
+    entrance.place("digits")
+    waiting = entrance.place("digits")
+    newer = room("1.1.0")
+    assert newer.enter() is not None, "it comes in as soon as the new room is open"
+    newer.inside = inside = LeavingWhenLookedAt(newer.inside)
+    inside.room = newer
+    entrance.replace("digits", newer)
+    for each in left:  # as they would, on threads of their own, once the lock is free
+        entrance.settle(each)
+    assert waiting.decided
 
 
 def test_who_waits_when_the_model_is_switched_off_is_told() -> None:
