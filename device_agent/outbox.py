@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fleet_protocol import codec, limits, otlp
 from fleet_protocol.errors import ProtocolError
@@ -79,9 +79,10 @@ class Outbox:
         if room <= 0:
             return []
         holes = ",".join("?" * len(patience))
-        rows = self._database.execute(
+        rows = self._rows(
             f"SELECT id, lane, payload FROM reports WHERE id NOT IN ({holes}) ORDER BY lane DESC, id LIMIT ?",  # noqa: S608
-            (*patience, room),
+            *patience,
+            room,
         )
         return [Waiting(number, Lane(lane), payload) for number, lane, payload in rows]
 
@@ -108,16 +109,23 @@ class Outbox:
 
     def is_empty(self) -> bool:
         """Whether nothing waits."""
-        return self._database.execute("SELECT 1 FROM reports LIMIT 1").fetchone() is None
+        return not self._rows("SELECT 1 FROM reports LIMIT 1")
 
     def count(self, lane: Lane) -> int:
         """Reports that wait."""
-        return int(self._database.execute("SELECT count(*) FROM reports WHERE lane = ?", (lane,)).fetchone()[0])
+        return sum(number for (number,) in self._rows("SELECT count(*) FROM reports WHERE lane = ?", lane))
 
     def size(self, lane: Lane) -> int:
         """Bytes that wait."""
-        found = self._database.execute("SELECT coalesce(sum(length(payload)), 0) FROM reports WHERE lane = ?", (lane,))
-        return int(found.fetchone()[0])
+        return sum(size for (size,) in self._rows("SELECT length(payload) FROM reports WHERE lane = ?", lane))
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        """What is found; nothing where the disk fails, which costs reports, and never the agent."""
+        try:
+            return self._database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            log.warning("the outbox cannot be read: %s", error)
+            return []
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -151,9 +159,7 @@ class Outbox:
 
     def _merge(self, period: float) -> None:
         """Make one report of all that were never sent and end in the same period."""
-        rows = self._database.execute(
-            "SELECT id, at, payload FROM reports WHERE lane = ? AND sent = 0 ORDER BY at", (Lane.METRICS,)
-        ).fetchall()
+        rows = self._rows("SELECT id, at, payload FROM reports WHERE lane = ? AND sent = 0 ORDER BY at", Lane.METRICS)
         for group in _groups(rows, period):
             usages = merged(usage for _, _, payload in group for usage in _usages(payload))
             with self._writing():
@@ -164,9 +170,7 @@ class Outbox:
     def _drop_oldest(self, lane: Lane, limit: float) -> None:
         excess = self.size(lane) - limit
         dropped: list[int] = []
-        for number, length in self._database.execute(
-            "SELECT id, length(payload) FROM reports WHERE lane = ? ORDER BY id", (lane,)
-        ).fetchall():
+        for number, length in self._rows("SELECT id, length(payload) FROM reports WHERE lane = ? ORDER BY id", lane):
             if excess <= 0:
                 break
             dropped.append(number)

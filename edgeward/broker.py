@@ -191,8 +191,8 @@ class Mosquitto:
                 return  # the number belongs to somebody else by now
             process.terminate()
             process.wait(STOP_TIMEOUT_S)
-        except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
-            return
+        except (FileNotFoundError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
+            return  # it is gone, or the number is another user's by now
         except psutil.TimeoutExpired:
             process.kill()
 

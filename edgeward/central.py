@@ -128,7 +128,7 @@ class Central:
             log.warning("Mosquitto ended; starting it again")
             try:
                 self._broker.start()
-            except (BrokerUnavailable, ListenFailed) as error:
+            except (BrokerUnavailable, ListenFailed, OSError) as error:  # the last of a full disk
                 log.warning("%s Trying again in %.1f s.", error, pause)
                 stopping.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)

@@ -185,8 +185,12 @@ class _Parts:
 
 
 def _prepare_authority(layout: Layout, now: float) -> authority.Authority:
-    """The authority; made only when neither of its files is there: a lone certificate without its key is damage."""
-    if not layout.authority.exists() and not layout.authority_key.exists():
+    """The authority; made only when neither of its files is there: one without the other is damage.
+
+    But for a first start that was killed between the two: then the authority has signed nothing, not even for ourselves.
+    """
+    has_signed = layout.identity("server").certificate.exists()
+    if not layout.authority.exists() and not (has_signed and layout.authority_key.exists()):
         made = authority.create(now)
         durable.write_bytes(layout.authority_key, made.key_pem(), mode=0o600)
         durable.write_bytes(layout.authority, made.certificate)

@@ -58,6 +58,17 @@ def test_a_broker_that_was_killed_is_started_again(central: CentralSide) -> None
     until(lambda: central.request("GET", "/v1/broker")["clients_connected"] >= 1, "the central side is connected again")
 
 
+def test_a_broker_that_cannot_be_started_again_is_tried_until_it_can(central: CentralSide) -> None:
+    rules = central.data / "broker" / "access.conf"
+    rules.unlink()
+    rules.mkdir()  # it cannot be written now, as on a full disk
+    psutil.Process(central.broker_pid()).kill()
+    until(lambda: any("Trying again" in line for line in central.said), "it failed to start the broker")
+    assert central.answers()
+    rules.rmdir()
+    until(lambda: listens("127.0.0.1", central.mqtt_port), "a new broker listens")
+
+
 def test_a_brokers_memory_that_is_damaged_is_set_aside_and_the_fleet_goes_on(tmp_path: Path) -> None:
     with central_side(tmp_path / "central") as central:
         central.stop()

@@ -25,7 +25,9 @@ from fleet_io.http_server import HttpServer, ServerCertificate
 from fleet_io.simulated import SimulatedBroker, SimulatedTransport
 from fleet_protocol import topics
 from fleet_protocol.digests import digest_of
+from model_registry import authority
 from model_registry.errors import Damaged, KeysMissing
+from model_registry.layout import Layout
 from model_registry.service import Registry, RegistrySettings
 from tests.support.registry_world import RegistryWorld, SteppedClock, registry_world
 from tests.support.waiting import until
@@ -88,6 +90,13 @@ def test_a_lost_half_of_the_authority_is_named_and_never_made_anew(tmp_path: Pat
     (tmp_path / name).unlink()
     with pytest.raises(Damaged, match=Path(name).name):
         prepared(tmp_path, SteppedClock())
+
+
+def test_a_first_start_that_was_killed_before_the_authority_was_whole_is_done_again(tmp_path: Path) -> None:
+    key = Layout(tmp_path).authority_key
+    key.parent.mkdir()
+    key.write_bytes(authority.create(0.0).key_pem())
+    prepared(tmp_path, SteppedClock()).stop()
 
 
 @pytest.mark.parametrize("name", ["certificates/authority.pem", "certificates/authority.key"])

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +29,8 @@ class CentralSide:
     api_port: int
     mqtt_port: int
     process: subprocess.Popen[str] | None = None
+    said: list[str] = field(default_factory=list)
+    """The lines that it wrote to stderr."""
 
     @property
     def url(self) -> str:
@@ -47,7 +49,7 @@ class CentralSide:
     def start(self) -> None:
         """Start and wait until the API answers."""
         self.process = self.spawn()
-        drain(self.process)
+        drain(self.process, self.said)
         until(self.answers, "the central side answers", timeout_s=WAIT_S)
 
     def answers(self) -> bool:
@@ -74,14 +76,13 @@ class CentralSide:
         return int((self.data / "broker" / "mosquitto.pid").read_text())
 
 
-def drain(process: subprocess.Popen[str]) -> None:
-    """Read what the process says, so that it never waits for a reader."""
+def drain(process: subprocess.Popen[str], said: list[str]) -> None:
+    """Read what the process says into `said`, so that it never waits for a reader."""
 
     def read() -> None:
         assert process.stderr is not None
         with contextlib.suppress(ValueError):
-            for _line in process.stderr:
-                pass
+            said.extend(process.stderr)
 
     threading.Thread(target=read, daemon=True).start()
 

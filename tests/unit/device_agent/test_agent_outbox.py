@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import secrets
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,22 @@ def test_a_damaged_outbox_is_set_aside_and_a_new_one_begins(tmp_path: Path) -> N
     outbox.add_event(event(1))
     assert outbox.count(Lane.EVENTS) == 1
     assert (tmp_path / "outbox.sqlite.damaged").exists()
+    outbox.close()
+
+
+def test_a_database_that_fails_while_it_is_used_costs_reports_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    outbox = Outbox(path, boot=BOOT, cap_bytes=1 << 20)
+    outbox.add_event(event(1))
+    (waiting,) = outbox.due(0.0)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("DROP TABLE reports")
+    outbox.add_event(event(2))
+    outbox.add_usage([usage(0.0)], now=1.0)
+    outbox.sent(waiting, now=0.0)
+    outbox.acknowledge(acknowledgement(waiting))
+    assert outbox.due(100.0) == []
+    assert outbox.is_empty()
     outbox.close()
 
 
