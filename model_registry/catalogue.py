@@ -112,6 +112,17 @@ class Records:
             query = query.where(rollouts.c.model == model)
         return [self._rollout(row) for row in self._connection.execute(query).all()]
 
+    def sent_back(self, model: str) -> set[str]:
+        """The devices for which the last rollout of the model that reached them failed or was aborted."""
+        last = (
+            select(exposures.c.device, func.max(exposures.c.rollout).label("rollout"))
+            .where(exposures.c.rollout.in_(select(rollouts.c.id).where(rollouts.c.model == model)))
+            .group_by(exposures.c.device)
+            .subquery()
+        )
+        ended = select(last.c.device).join(rollouts, rollouts.c.id == last.c.rollout)
+        return set(self._connection.scalars(ended.where(rollouts.c.state.in_(("failed", "aborted")))))
+
     def last_attempt(self, manifest: str) -> int | None:
         """The highest attempt with which a release was ever rolled out or assigned; None: never."""
         rolled: int | None = self._connection.scalar(

@@ -58,12 +58,16 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class DeviceView:
-    """What is known of one device about one model: what it was told and what it last said."""
+    """What is known of one device about one model: what it was told and what it last said.
+
+    `sent_back`: the last rollout that reached it failed or was aborted, so `assigned` is what it ran before that.
+    """
 
     name: str
     online: bool
     assigned: Release | None
     report: ModelReport | None
+    sent_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +201,12 @@ def _reach(rollout: Rollout, inside: Sequence[DeviceView], wanted: int) -> dict[
 
 
 def _runs_now(device: DeviceView) -> Release | None:
-    """What to go back to: what the device says that it runs; before it has said anything, what it was told."""
+    """What to go back to: what the device says that it runs; before it has said anything, what it was told.
+
+    A device that was sent back, and was offline since, still says that it runs what was taken away from it.
+    """
     running = device.report.running if device.report is not None else None
-    if running is None or (device.assigned is not None and device.assigned.manifest == running.manifest):
+    if running is None or device.sent_back or (device.assigned is not None and device.assigned.manifest == running.manifest):
         return device.assigned
     return Release(running.version, running.manifest)
 

@@ -42,7 +42,7 @@ class RolloutControl:
     def start(self, request: RolloutRequest, *, actor: str) -> dict[str, object]:
         """Begin; a running rollout of the same model to some of the same devices is superseded.
 
-        Raises `NotFound`, `InvalidName` or `InvalidRequest`.
+        The answer names those under `superseded`. Raises `NotFound`, `InvalidName` or `InvalidRequest`.
         """
         check_model_name(request.model), check_version(request.version)
         steps, cohort = planner.check_steps(request.steps), planner.check_cohort(request.cohort)
@@ -51,17 +51,15 @@ class RolloutControl:
         now = self._clock.now()
         with self._catalogue.changing() as records:
             manifest = _published(records, request.model, request.version)
-            for earlier in records.rollouts(state="running", model=request.model):
-                if planner.overlap(earlier.rollout.cohort, cohort):
-                    ended = replace(earlier.rollout, state="superseded", reason=f"{request.version} was started")
-                    records.keep_rollout(ended, now)
+            devices = views(records, request.model)
+            _check_enrolled(cohort, devices)
+            superseded = _supersede(records, request, now)
             last = records.last_attempt(manifest)
             release = Release(request.version, manifest, 0 if last is None else last + 1)
             begun = records.add_rollout(Rollout(0, request.model, release, cohort, steps, request.max_failures), now)
             records.note(now, actor, "start_rollout", f"{request.model} {request.version}", f"rollout {begun.id}")
-            described = describe(RolloutRecord(begun, now, now), views(records, request.model))
         self._wake()
-        return described
+        return {**describe(RolloutRecord(begun, now, now), devices), "superseded": superseded}
 
     def abort(self, number: int, *, actor: str) -> dict[str, object]:
         """End a running rollout and take its devices back. Raises `NotFound` or `RolloutRefused`."""
@@ -112,9 +110,11 @@ class RolloutControl:
 
 def views(records: Records, model: str) -> list[DeviceView]:
     """All devices as the planner sees them."""
-    told = records.fleet.assigned(model)
+    told, sent_back = records.fleet.assigned(model), records.sent_back(model)
     return [
-        DeviceView(device.name, device.online, told.get(device.name), report_of(device.reported, model))
+        DeviceView(
+            device.name, device.online, told.get(device.name), report_of(device.reported, model), device.name in sent_back
+        )
         for device in records.fleet.devices()
     ]
 
@@ -176,6 +176,22 @@ def _describe_device(rollout: Rollout, device: DeviceView, verdict: planner.Verd
 def _detail(rollout: Rollout, device: DeviceView) -> str:
     refused = planner.refusal(rollout, device)
     return "" if refused is None else f"{refused.phase}: {refused.reason}"
+
+
+def _check_enrolled(cohort: str, devices: Sequence[DeviceView]) -> None:
+    """A name that is spelt wrong must not end the rollout that runs. Raises `NotFound`."""
+    if cohort != planner.EVERYONE and not any(planner.includes(cohort, device.name) for device in devices):
+        raise NotFound(f"No device of the cohort {cohort} is enrolled.", "Is it spelt right? See `edgeward devices`.")
+
+
+def _supersede(records: Records, request: RolloutRequest, now: float) -> list[int]:
+    """End the running rollouts that the new one overlaps; gives their numbers."""
+    ended = []
+    for earlier in records.rollouts(state="running", model=request.model):
+        if planner.overlap(earlier.rollout.cohort, request.cohort):
+            records.keep_rollout(replace(earlier.rollout, state="superseded", reason=f"{request.version} was started"), now)
+            ended.append(earlier.rollout.id)
+    return ended
 
 
 def _published(records: Records, model: str, version: str) -> str:

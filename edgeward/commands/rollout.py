@@ -78,6 +78,8 @@ def start(
         terminal.print_json(begun)
     else:
         terminal.out.print(f"Rollout {begun['id']} of {model} {version} to {begun['counts']['members']} devices has begun.")
+        for number in begun["superseded"]:
+            terminal.out.print(f"  ends     rollout {number} of {model}, which ran; it is superseded")
         terminal.out.print(f"  watch    edgeward rollout status {begun['id']} --watch")
         unknown = sorted(set(names_of(cohort)) - {each["device"] for each in begun["devices"]})
         if unknown:

@@ -222,4 +222,9 @@ def test_a_rollout_to_a_device_that_nobody_knows_says_so(world: RegistryWorld, e
     assert ran.status == 0, ran.err
     assert "to 1 devices" in ran.out
     assert "Not enrolled: camrea-2." in ran.err
-    assert "Not enrolled" not in edgeward("rollout", "start", "digits", "1.0.0").err
+    again = edgeward("rollout", "start", "digits", "1.0.0")
+    assert "Not enrolled" not in again.err
+    assert "rollout 1 of digits" in again.out
+    nobody = edgeward("rollout", "start", "digits", "1.0.0", "--cohort", "camrea-2")
+    assert nobody.status == 1
+    assert "edgeward devices" in nobody.err

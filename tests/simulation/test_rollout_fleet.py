@@ -88,6 +88,23 @@ def test_a_refused_release_takes_all_devices_back_to_what_they_ran(world: Regist
     assert outcomes == {"a": "committed", "b": "failed", "c": "pending"}
 
 
+def test_a_device_that_was_offline_since_an_abort_never_goes_back_to_what_was_aborted(world: RegistryWorld) -> None:
+    """It still says that it runs the aborted release when the next rollout reaches it."""
+    old = world.release(version="1.0.0")
+    world.release(version="1.1.0", content=b"other weights")
+    world.release(version="1.2.0", content=b"third weights")
+    devices = join(world, "a", "b")
+    all_on(world, devices, "1.0.0")
+    aborted = start(world, "1.1.0")
+    devices[1].run()
+    world.settle()
+    world.ask("POST", f"/v1/rollouts/{aborted}/abort")
+    failed = start(world, "1.2.0")
+    devices[0].refuse(instead=Assignment(model="digits", version="1.0.0", manifest=old.digest))
+    assert state(world, failed) == "failed"
+    assert {each.assigned["digits"].manifest for each in devices} == {old.digest}
+
+
 def test_the_first_release_that_fails_leaves_devices_with_nothing(world: RegistryWorld) -> None:
     world.release()
     (device,) = join(world, "a")
@@ -175,6 +192,16 @@ def test_a_newer_rollout_supersedes_the_one_that_runs(world: RegistryWorld) -> N
     device.run()
     assert state(world, second) == "succeeded"
     assert device.assigned["digits"].version == "1.1.0"
+
+
+def test_a_cohort_that_is_spelt_wrong_does_not_end_the_rollout_that_runs(world: RegistryWorld) -> None:
+    world.release()
+    join(world, "a")
+    running = start(world, "1.0.0")
+    body = {"model": "digits", "version": "1.0.0", "cohort": "aa,ab"}
+    refused = world.ask("POST", "/v1/rollouts", status=404, json=body)
+    assert "aa,ab" in refused["error"]["message"]
+    assert state(world, running) == "running"
 
 
 def test_rollouts_to_different_devices_run_side_by_side(world: RegistryWorld) -> None:
