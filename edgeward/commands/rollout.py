@@ -15,8 +15,11 @@ from rich.live import Live
 from rich.markup import escape
 
 from edgeward import connection, terminal
+from edgeward.errors import ServerUnreachable
 
 WATCH_S: Final = 0.5
+OUTAGE_S: Final = 60.0
+AWAY: Final = "[yellow]The central side does not answer; this is what it said last.[/]"
 COLOURS: Final = {"succeeded": "green", "committed": "green", "failed": "red", "aborted": "red", "running": "cyan"}
 
 
@@ -163,15 +166,23 @@ def abort(*, number: int, data_dir: Path, as_json: bool) -> None:
 
 
 def follow(central: connection.Connection, number: int, *, show: bool) -> dict[str, Any]:
-    """Look again and again until the rollout has ended."""
-    pause = threading.Event()
+    """Look again and again until the rollout has ended. A central side that is being started again is waited for.
+
+    Raises `ServerUnreachable` once it was silent for `OUTAGE_S`.
+    """
+    pause, silent_s = threading.Event(), 0.0
     seen: dict[str, Any] = central.request("GET", f"/v1/rollouts/{number}")
     with Live(picture(seen), console=terminal.out, auto_refresh=False) if show else contextlib.nullcontext() as live:
         while seen["state"] == "running":
             pause.wait(WATCH_S)
-            seen = central.request("GET", f"/v1/rollouts/{number}")
+            try:
+                seen, silent_s = central.request("GET", f"/v1/rollouts/{number}"), 0.0
+            except ServerUnreachable:
+                silent_s += WATCH_S
+                if silent_s > OUTAGE_S:
+                    raise
             if live is not None:
-                live.update(picture(seen), refresh=True)
+                live.update(Group(picture(seen), *([AWAY] if silent_s else [])), refresh=True)
     return seen
 
 
