@@ -298,4 +298,5 @@ class TransferPlan:
     def _at_hand(self) -> str:
         total = "?" if self._size is None else str(chunk_count(self._size, self.wanted.chunk_size))
         spoiled = f", {self.corrupt} arrived corrupt" if self.corrupt else ""
-        return f"{len(self.have)} of {total} chunks at hand{spoiled}"
+        damaged = "; is the registry's copy damaged? Publish the same bundle again" if self.corrupt and not self.have else ""
+        return f"{len(self.have)} of {total} chunks at hand{spoiled}{damaged}"

@@ -13,6 +13,7 @@ import logging
 import socket
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,10 @@ UNDER_WAY = 200
 IN_FLIGHT = 20
 """Of those of QoS 1, sent and not yet acknowledged: no broker that we know allows fewer."""
 LOOP_S = 1.0
+STEADY_S = 10.0
+"""A connection that lasted so long was a good one; the pauses begin anew after it."""
+DISPUTED = 3
+"""So many connections in turn that were taken and did not last: somebody else may use our identity."""
 FAREWELL_S = 2.0
 """How long a stop waits for what is queued to be sent."""
 
@@ -100,6 +105,8 @@ class MqttTransport:
         self._reason = ""
         self._refused = False
         self._ready = False
+        self._ready_since = 0.0
+        self._brief = 0
         self._attempt = 0
         self._unsent: deque[paho.MQTTMessageInfo] = deque()
         self._connection: object = None
@@ -170,11 +177,22 @@ class MqttTransport:
     def _keep_connected(self) -> None:
         while not self._stopping.is_set():
             self._connect_once()
-            self._ready = False
+            self._count_attempt()
             for callback in self._disconnected_callbacks:
                 _call(callback, self._reason)
-            self._attempt += 1
             self._stopping.wait(backoff(self._attempt, self._chance(), refused=self._refused))
+
+    def _count_attempt(self) -> None:
+        """Two clients of one identity end each other's connections for ever: pauses must grow there too."""
+        if not self._ready:
+            self._attempt += 1
+            return
+        self._ready = False
+        steady = time.perf_counter() - self._ready_since >= STEADY_S
+        self._attempt = 1 if steady else self._brief + 1
+        self._brief = 0 if steady else self._brief + 1
+        if self._brief >= DISPUTED:
+            self._reason += "; it ends again and again: does another device or program use this identity?"
 
     def _connect_once(self) -> None:
         """Connect and serve one connection until it ends; says why it ended in `_reason`."""
@@ -237,8 +255,7 @@ class MqttTransport:
             self._announce()
 
     def _announce(self) -> None:
-        self._ready = True
-        self._attempt = 0
+        self._ready, self._ready_since = True, time.perf_counter()
         for callback in self._connected_callbacks:
             _call(callback)
 

@@ -102,6 +102,18 @@ def test_a_client_comes_back_by_itself_after_the_broker_was_killed_and_restarted
     assert got[0].payload == b"after"
 
 
+def test_two_clients_of_one_identity_say_what_it_may_be(own_broker: TestBroker) -> None:
+    """A disk image that was copied, or a device that was replaced and goes on: each connection ends the other's."""
+    reasons: list[str] = []
+    with contextlib.ExitStack() as started:
+        for _ in range(2):
+            twin = MqttTransport(own_broker.address, own_broker.authority.device("twin"), client_id="twin", chance=lambda: 0.05)
+            twin.on_disconnected(reasons.append)
+            twin.start()
+            started.callback(twin.stop)
+        until(lambda: any("does another device" in reason for reason in reasons), "one says so", timeout_s=60)
+
+
 def test_a_handler_or_callback_that_raises_does_not_end_the_connection(
     shared_broker: TestBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
