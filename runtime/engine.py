@@ -92,11 +92,13 @@ def open_engine(
     threads: int | None,
     provider: str | None = None,
     delegate: Path | None = None,
+    weight_cache: Path | None = None,
 ) -> Engine:
     """Open the file with the engine that its content needs. Raises `ModelRejected`.
 
     `threads` bounds the threads of one run (1 to `MOST_THREADS`); None leaves it to the engine. `provider` is for ONNX
-    (`runtime.engines.providers`), `delegate`, the path of a library, for TFLite.
+    (`runtime.engines.providers`), `delegate`, the path of a library, for TFLite, and so is `weight_cache`, the directory in
+    which `runtime.tuning.prepared` keeps its packed weights.
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         wanted = f"Give 1 to {MOST_THREADS}, or none to let the engine choose"
@@ -104,6 +106,10 @@ def open_engine(
     if format_of(path) == "tflite":
         if provider not in (None, "cpu", "auto"):
             raise ModelRejected(f"{path} is a TFLite model, which takes a delegate and no provider {provider!r}.")
+        if weight_cache is not None:
+            from runtime.engines.litert_cached import CachedLiteRtEngine
+
+            return CachedLiteRtEngine(path, weight_cache=weight_cache, threads=threads)
         from runtime.engines.litert_engine import LiteRtEngine
 
         return LiteRtEngine(path, session_options=session_options, threads=threads, delegate=delegate)

@@ -41,6 +41,8 @@ class Source:
     provider: str | None = None
     delegate: Path | None = None
     """Where it runs, as `runtime.load` takes it."""
+    weight_cache: Path | None = None
+    """Where the packed weights of a TFLite model lie, which `runtime.tuning.prepared` made."""
     threads: int | None = None
     """Threads of one run, at most; None: as many as the engine takes."""
     batch: int = 1
@@ -61,6 +63,7 @@ class Source:
             threads=self.fewest(threads),
             provider=self.provider,
             delegate=self.delegate,
+            weight_cache=self.weight_cache,
             processing=self.processing,
             labels=self.labels,
         )

@@ -108,7 +108,7 @@ def advise(field: Sequence[Source], cache: Path) -> Advice:
         return Advice(ready, field[0], AS_PUBLISHED if ready == field[0] else "as was made ready on this device")
     tuned = as_chosen(chosen, tuning)
     ready = best_way(tuned, Kept(chosen.digest, cache))
-    form = "" if ready.path == tuned.path else ", in its prepared form"
+    form = "" if ready == tuned else ", in its prepared form"
     idle = next((row.idle for row in tuning.rows if row.candidate == tuning.chosen), None)
     why = f"tuned: {tuning.chosen.describe()}{form}. {tuning.reason}"
     return Advice(ready, chosen, why, None if idle is None else idle.p50_s)
@@ -134,6 +134,8 @@ def best_way(source: Source, kept: Kept) -> Source:
     ready = prepared_form(tuned, kept)
     if ready is None:
         return tuned
+    if ready.path == tuned.path:
+        return replace(tuned, weight_cache=ready.weight_cache)
     return replace(tuned, path=ready.path, session_options=ready.session_options, digest="")  # `digest` was the other file's
 
 
@@ -152,4 +154,4 @@ def prepared_form(tuned: Source, kept: Kept) -> Prepared | None:
         return None
     from runtime.tuning import prepared
 
-    return prepared.find(digest=kept.digest, cache=kept.prepared, session_options=tuned.session_options)
+    return prepared.find(tuned.path, digest=kept.digest, cache=kept.prepared, session_options=tuned.session_options)

@@ -4,7 +4,8 @@
     model = prepared.load()
 
 A prepared model answers what the plain one answers (the child that builds it checks that), loads without optimising, and
-its weights are pages of a file: the system can drop and share them, so a second version costs little memory. A cache entry is
+its weights are pages of a file: the system can drop and share them, so a second version costs little memory. Of an ONNX model
+the cache holds all; of a TFLite model the weights that XNNPACK packed, and its own file is run with them. A cache entry is
 a directory named after all that it depends on: the model's digest, its options, the processor, the library versions. It is
 written whole, or not at all, and never changed: a model that runs from it keeps its files even when they are removed.
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,13 +25,16 @@ from typing import Final
 import msgspec
 
 from fleet_io import durable
-from fleet_protocol.digests import digest_of, digest_of_stream, hex_of
+from fleet_protocol.digests import digest_of, hex_of
+from fleet_protocol.manifest import Format
 from runtime.children import Child
 from runtime.device_facts import DeviceFacts, device_facts
 from runtime.engine import format_of
+from runtime.engines import litert_cached
 from runtime.engines.onnx_files import external_files
 from runtime.errors import CannotPrepare, ChildFailed, ModelRejected
 from runtime.model import NO_OPTIONS, Model, load
+from runtime.seen_files import SeenFile, is_same, seen
 from runtime.tuning.prepared_child import GRAPH, WEIGHTS, BuildOrder, BuildResult
 
 CHILD: Final = "runtime.tuning.prepared_child"
@@ -38,8 +42,8 @@ RECORD: Final = "prepared.json"
 MIN_SQNR_DB: Final = 60.0
 """Between the answers of the plain and the prepared model: other kernels round in another order, and do no more."""
 
-_FILES: Final = (GRAPH, WEIGHTS)
-_READ_BYTES: Final = 1 << 20
+_FILES: Final[dict[Format, tuple[str, ...]]] = {"onnx": (GRAPH, WEIGHTS), "tflite": litert_cached.FILES}
+"""Of an entry, beside its record."""
 _RECORD_BYTES: Final = 1 << 20
 
 
@@ -57,28 +61,24 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return hex_of(digest_of(msgspec.json.encode(self, order="deterministic")))[:40]
 
 
-class _File(msgspec.Struct, frozen=True, kw_only=True):
-    digest: str
-    size: int
-    stamp: tuple[int, int]
-    """Modification and change time in ns: as long as they are the same, nobody wrote to the file."""
-
-
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
     key: Key
-    files: dict[str, _File]
+    files: dict[str, SeenFile]
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A prepared model file, for `runtime.load`."""
+    """A prepared model: the file and how it is opened. `entry` is its directory in the cache."""
 
+    entry: Path
     path: Path
     session_options: Mapping[str, str]
+    weight_cache: Path | None = None
+    """As `runtime.model.load` takes it: of a TFLite model, whose file is the plain one."""
 
     def load(self, *, threads: int | None = None) -> Model:
         """Open it. Raises `ModelRejected`."""
-        return load(self.path, session_options=self.session_options, threads=threads)
+        return load(self.path, session_options=self.session_options, threads=threads, weight_cache=self.weight_cache)
 
 
 def prepare(
@@ -91,26 +91,29 @@ def prepare(
     golden: Path | None = None,
     timeout_s: float = 300.0,
 ) -> Prepared:
-    """The prepared form of an ONNX model: from the cache when every byte there is as it was written, else built now.
+    """The prepared form of a model: from the cache when every byte there is as it was written, else built now.
 
     `digest` is the content's (`sha256:…`), `golden` a golden file whose inputs serve to compare (without one, numbers that fit
     the specs do). `packed` keeps the weights as the kernels want them, beside those of the file: fast runs for disk space;
-    without it loading is several times faster still, and runs of matrix products are some 20 % slower. Building takes as long
-    as a few plain loads, in a child process that is stopped after `timeout_s`. Raises `CannotPrepare`.
+    without it loading is several times faster still, and runs of matrix products are some 20 % slower; a TFLite model's are
+    packed always. Building takes as long as a few plain loads, in a child process that is stopped after `timeout_s`. Raises
+    `CannotPrepare`.
     """
     key = _key(digest, session_options, packed=packed)
     entry = cache / key.name()
-    if not _is_whole(entry, key, every_byte=True):
+    if _whole(entry, key, every_byte=True) is None:
         try:
             _build(model, entry, key, golden, timeout_s)
         except OSError as error:
             raise CannotPrepare(
                 f"{entry} cannot be written: {error.strerror or error}. Free space or check its rights."
             ) from error
-    return _prepared(entry, key)
+    return _prepared(model, entry, key, _FILES[_kind(model)])
 
 
-def find(*, digest: str, cache: Path, session_options: Mapping[str, str] = NO_OPTIONS, packed: bool = True) -> Prepared | None:
+def find(
+    model: Path, *, digest: str, cache: Path, session_options: Mapping[str, str] = NO_OPTIONS, packed: bool = True
+) -> Prepared | None:
     """What `prepare` made before, or None when it is not there, not of this device and these libraries, or was changed.
 
     Quick, for the way to the first answer: bytes are read again only where a file's size or times are not those recorded, so
@@ -118,7 +121,8 @@ def find(*, digest: str, cache: Path, session_options: Mapping[str, str] = NO_OP
     """
     key = _key(digest, session_options, packed=packed)
     entry = cache / key.name()
-    return _prepared(entry, key) if _is_whole(entry, key, every_byte=False) else None
+    record = _whole(entry, key, every_byte=False)
+    return None if record is None else _prepared(model, entry, key, record.files)
 
 
 def discard(*, digest: str, cache: Path, session_options: Mapping[str, str] = NO_OPTIONS, packed: bool = True) -> None:
@@ -128,7 +132,7 @@ def discard(*, digest: str, cache: Path, session_options: Mapping[str, str] = NO
 
 def discard_others(cache: Path, keep: tuple[Prepared, ...]) -> int:
     """Remove every entry but those to keep, and what killed builds left; how many went. Models that run go on running."""
-    kept = {prepared.path.parent for prepared in keep}
+    kept = {prepared.entry for prepared in keep}
     gone = [entry for entry in cache.glob("*") if entry.is_dir() and entry not in kept] if cache.is_dir() else []
     for entry in gone:
         shutil.rmtree(entry, ignore_errors=True)
@@ -139,64 +143,71 @@ def _key(digest: str, session_options: Mapping[str, str], *, packed: bool) -> Ke
     return Key(digest=digest, session_options=dict(session_options), packed=packed, device=device_facts())
 
 
-def _prepared(entry: Path, key: Key) -> Prepared:
+def _prepared(model: Path, entry: Path, key: Key, files: Collection[str]) -> Prepared:
+    if litert_cached.WEIGHTS in files:
+        return Prepared(entry, model, key.session_options, weight_cache=entry)
     options = {**key.session_options, "graph_optimization_level": "disable"}  # it is optimised already
     if not key.packed:
         options["session.disable_prepacking"] = "1"
-    return Prepared(entry / GRAPH, options)
+    return Prepared(entry, entry / GRAPH, options)
 
 
 def _build(model: Path, entry: Path, key: Key, golden: Path | None, timeout_s: float) -> None:
-    _check_kind(model)
+    files = _FILES[_kind(model)]
     durable.make_directory(entry.parent)
     staging = Path(tempfile.mkdtemp(dir=entry.parent, prefix=durable.TEMPORARY_PREFIX))
     try:
-        _fill(model, staging, key, golden, timeout_s)
+        order = BuildOrder(
+            model=str(model),
+            directory=str(staging),
+            session_options=key.session_options,
+            packed=key.packed,
+            load_options=dict(_prepared(model, staging, key, files).session_options),
+            golden=None if golden is None else str(golden),
+        )
+        _made(order, timeout_s)
+        _record(staging, key, files)
         _put(staging, entry, key)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _check_kind(model: Path) -> None:
+def _kind(model: Path) -> Format:
+    """Raises `CannotPrepare`."""
     try:
-        if format_of(model) != "onnx":
-            raise CannotPrepare(f"{model} is a TFLite model; only ONNX models are prepared. Load it as it is.")
-        if external_files(model):
+        kind = format_of(model)
+        if kind == "onnx" and external_files(model):
             raise CannotPrepare(f"{model} keeps weights in other files, which its digest does not cover. Save it as one file.")
     except ModelRejected as error:
         raise CannotPrepare(str(error)) from error
+    return kind
 
 
-def _fill(model: Path, staging: Path, key: Key, golden: Path | None, timeout_s: float) -> None:
-    """Everything into the staging directory, synced; the record last."""
-    order = BuildOrder(
-        model=str(model),
-        directory=str(staging),
-        session_options=key.session_options,
-        packed=key.packed,
-        load_options=dict(_prepared(staging, key).session_options),
-        golden=None if golden is None else str(golden),
-    )
+def _made(order: BuildOrder, timeout_s: float) -> None:
+    """Have a child fill the directory and compare. Raises `CannotPrepare`."""
     try:
         with Child(CHILD) as child:
             result = child.ask(order, BuildResult, timeout_s=timeout_s)
     except ChildFailed as error:
-        raise CannotPrepare(f"{model} cannot be prepared: {error} Load it as it is.") from error
+        raise CannotPrepare(f"{order.model} cannot be prepared: {error} Load it as it is.") from error
     if result.sqnr_db < MIN_SQNR_DB:
         raise CannotPrepare(
-            f"{model}, prepared, answers otherwise than before: signal-to-noise ratio {result.sqnr_db:.1f} dB, at least "
+            f"{order.model}, prepared, answers otherwise than before: signal-to-noise ratio {result.sqnr_db:.1f} dB, at least "
             f"{MIN_SQNR_DB:g} wanted. Load it as it is."
         )
-    for name in _FILES:
+
+
+def _record(staging: Path, key: Key, files: Collection[str]) -> None:
+    """Sync what the child wrote, and write down what it is, last."""
+    for name in files:
         _sync(staging / name)
-    record = _Record(key=key, files={name: _measured(staging / name) for name in _FILES})
+    record = _Record(key=key, files={name: seen(staging / name) for name in files})
     durable.write_bytes(staging / RECORD, msgspec.json.encode(record))
     staging.chmod(0o755)
 
 
 def _sync(path: Path) -> None:
-    path.touch()  # a model whose weights are all small has an empty weights file
-    with path.open("rb+") as file:
+    with path.open("ab") as file:  # a model whose weights are all small has no weights file yet
         os.fsync(file.fileno())
 
 
@@ -207,7 +218,7 @@ def _put(staging: Path, entry: Path, key: Key) -> None:
             durable.rename(staging, entry)
             return
         except OSError:
-            if _is_whole(entry, key, every_byte=True):
+            if _whole(entry, key, every_byte=True) is not None:
                 return
             if not os.path.lexists(entry):
                 raise
@@ -222,34 +233,13 @@ def _clear(entry: Path) -> None:
         entry.unlink()
 
 
-def _is_whole(entry: Path, key: Key, *, every_byte: bool) -> bool:
+def _whole(entry: Path, key: Key, *, every_byte: bool) -> _Record | None:
+    """What is recorded of an entry that is there and as it was written."""
     try:
         with (entry / RECORD).open("rb") as file:
             record = msgspec.json.decode(file.read(_RECORD_BYTES), type=_Record)
-        return (
-            record.key == key
-            and record.files.keys() == set(_FILES)
-            and all(_is_same(entry / name, known, every_byte=every_byte) for name, known in record.files.items())
-        )
+        known = record.key == key and record.files.keys() in [set(files) for files in _FILES.values()]
+        same = known and all(is_same(entry / name, file, every_byte=every_byte) for name, file in record.files.items())
     except (OSError, msgspec.DecodeError):
-        return False
-
-
-def _is_same(path: Path, known: _File, *, every_byte: bool) -> bool:
-    status = path.stat()
-    if path.is_symlink() or status.st_size != known.size:
-        return False
-    if not every_byte and (status.st_mtime_ns, status.st_ctime_ns) == known.stamp:
-        return True
-    return _measured(path).digest == known.digest
-
-
-def _measured(path: Path) -> _File:
-    status = path.stat()
-    return _File(digest=digest_of_stream(_pieces(path)), size=status.st_size, stamp=(status.st_mtime_ns, status.st_ctime_ns))
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(_READ_BYTES):
-            yield piece
+        return None
+    return record if same else None

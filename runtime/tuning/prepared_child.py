@@ -1,7 +1,8 @@
 """The child that prepares a model: `python -m runtime.tuning.prepared_child`, asked by `runtime.tuning.prepared`.
 
-onnxruntime optimises the graph, packs the weights for this processor's kernels and writes both; then the plain and the
-prepared model answer the same inputs, so that nobody has to believe that they are the same function.
+onnxruntime optimises the graph, packs the weights for this processor's kernels and writes both; of a TFLite model XNNPACK packs
+the weights. Then the plain and the prepared model answer the same inputs, so that nobody has to believe that they are the same
+function, nor that this library bears what is asked of it: where it does not, it is this child that ends.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Final
 import msgspec
 
 from runtime import parity
-from runtime.engine import Array
+from runtime.engine import Array, format_of
+from runtime.engines import litert_cached
 from runtime.errors import ModelRejected
-from runtime.example_inputs import sample_requests
+from runtime.example_inputs import repeated, sample_requests, takes_batches
 from runtime.model import Model, load
 
 GRAPH: Final = "model.onnx"
@@ -45,12 +47,23 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def build(order: BuildOrder) -> BuildResult:
     """Write the prepared files and compare. Raises `RuntimeFailure`."""
-    directory = Path(order.directory)
-    _write(Path(order.model), directory, order)
-    plain = load(Path(order.model), session_options=order.session_options)
-    prepared = load(directory / GRAPH, session_options=order.load_options)
-    requests = sample_requests(plain.inputs, order.golden, count=_COMPARED_SAMPLES)
-    return BuildResult(sqnr_db=min(_likeness(plain, prepared, request) for request in requests))
+    path, directory = Path(order.model), Path(order.directory)
+    plain = load(path, session_options=order.session_options)
+    if format_of(path) == "tflite":
+        litert_cached.write(path, directory, inputs=plain.inputs, outputs=plain.outputs)
+        prepared = load(path, session_options=order.load_options, weight_cache=directory)
+    else:
+        _write(path, directory, order)
+        prepared = load(directory / GRAPH, session_options=order.load_options)
+    return BuildResult(sqnr_db=min(_likeness(plain, prepared, request) for request in _requests(plain, order.golden)))
+
+
+def _requests(model: Model, golden: str | None) -> list[dict[str, Array]]:
+    """With one of another shape among them, where the model takes any."""
+    found = sample_requests(model.inputs, golden, count=_COMPARED_SAMPLES)
+    if takes_batches(model.inputs):
+        found.insert(1, repeated(found[0], 3))
+    return found
 
 
 def _write(model: Path, directory: Path, order: BuildOrder) -> None:

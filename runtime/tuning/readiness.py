@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fleet_protocol.manifest import Format
 from runtime.device_facts import usable_cores
 from runtime.engine import format_of
 from runtime.engines import providers
@@ -34,6 +35,12 @@ log = logging.getLogger(__name__)
 
 ROOM: Final = 3
 """A prepared form takes up to so many times the model's size while it is built."""
+
+_PREPARED: Final[dict[Format, str]] = {
+    "onnx": "its graph optimised and its weights packed for this processor",
+    "tflite": "its weights packed for this processor",
+}
+"""What was done, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ def make_ready(contender: Contender, kept: Kept, effort: Effort, *, threads: int
             golden=contender.golden,
             timeout_s=effort.timeout_s,
         )
-        said.append("its graph optimised and its weights packed for this processor")
+        said.append(_PREPARED[format_of(source.path)])
     return "; ".join(said) or "nothing to prepare"
 
 
@@ -117,4 +124,4 @@ def _tuned(contender: Contender, kept: Kept, effort: Effort, threads: int | None
 
 
 def _is_worth_preparing(path: Path, effort: Effort) -> bool:
-    return format_of(path) == "onnx" and path.stat().st_size >= effort.smallest_bytes
+    return path.stat().st_size >= effort.smallest_bytes

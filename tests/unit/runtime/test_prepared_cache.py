@@ -46,7 +46,7 @@ def prepare(path: Path, cache: Path) -> Prepared:
 
 
 def find(path: Path, cache: Path) -> Prepared | None:
-    return prepared.find(digest=digest(path), cache=cache)
+    return prepared.find(path, digest=digest(path), cache=cache)
 
 
 def entry_of(cache: Path) -> Path:
@@ -144,8 +144,8 @@ def test_a_file_in_the_place_of_an_entry_is_replaced(plain: Path, cache: Path) -
 
 def test_other_options_are_another_entry(plain: Path, cache: Path) -> None:
     options = {"graph_optimization_level": "basic"}
-    assert prepared.find(digest=digest(plain), cache=cache, session_options=options) is None
-    assert prepared.find(digest=digest(plain), cache=cache, packed=False) is None
+    assert prepared.find(plain, digest=digest(plain), cache=cache, session_options=options) is None
+    assert prepared.find(plain, digest=digest(plain), cache=cache, packed=False) is None
 
 
 def test_what_is_not_kept_goes_and_runs_on(plain: Path, cache: Path) -> None:

@@ -1,0 +1,260 @@
+"""TFLite on weights that were packed when the model was prepared, and that are mapped from a file: a load that packs nothing.
+
+Beside `LiteRtEngine` it holds Python's lock neither while it loads nor while it runs, and the weights of a second version are
+pages of a file. A directory holds what it needs: the weights, and what the model takes and gives, since LiteRT's library tells
+free axes only of some files. `write` makes that directory, in a child process only (`runtime.tuning.prepared`).
+
+Packed weights that are damaged, or another model's, can end the process. So they are mapped only where they, and the model, are
+the files that were seen when they were made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from fleet_protocol.tensors import NUMPY_NAMES, DataType, TensorSpec
+from runtime.engine import Array
+from runtime.engines import litert_library
+from runtime.engines.litert_library import ALIGNMENT, MOST_AXES, Handle, Layout, Library, LiteRtRefused, TensorType
+from runtime.errors import InferenceFailed, InvalidInput, ModelRejected
+from runtime.seen_files import SeenFile, is_same, seen
+
+WEIGHTS: Final = "weights.xnnpack"
+DESCRIPTION: Final = "tensors.json"
+FILES: Final = (WEIGHTS, DESCRIPTION)
+"""Of the directory."""
+
+_DESCRIPTION_BYTES: Final = 1 << 20
+_SIGNATURE: Final = 0
+"""The one signature of a model."""
+_ALLOCATED: Final = True
+"""The layouts of answers are wanted as they are after the inputs were resized."""
+_UNWRITTEN: Final = 0xA5
+"""Fills memory for answers: what the library should ever leave as it is, is then not taken for an answer of zeros."""
+
+_ELEMENTS: Final[dict[DataType, int]] = {
+    "FP32": 1,
+    "INT32": 2,
+    "UINT8": 3,
+    "INT64": 4,
+    "BOOL": 6,
+    "INT16": 7,
+    "INT8": 9,
+    "FP16": 10,
+    "FP64": 11,
+    "UINT64": 13,
+    "UINT32": 16,
+    "UINT16": 17,
+}
+"""LiteRtElementType."""
+_DATATYPES: Final = {NUMPY_NAMES[datatype]: datatype for datatype in _ELEMENTS}
+
+
+class _Description(msgspec.Struct, frozen=True, kw_only=True):
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    model: SeenFile
+    weights: SeenFile
+
+
+def write(path: Path, directory: Path, *, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    """Pack the weights of the model at `path`, and write what `CachedLiteRtEngine` needs into a directory that is there.
+
+    `inputs` and `outputs` are what `LiteRtEngine` says of the model. Raises `ModelRejected`, or `OSError`.
+    """
+    _check_tensors(path, (*inputs, *outputs))
+    library = litert_library.library()
+    weights = directory / WEIGHTS
+    weights.touch()
+    try:
+        model, _, _ = _opened(library, path)
+        compiled = _compiled(library, model, weights, os.O_RDWR, threads=1)
+    except LiteRtRefused as error:
+        raise ModelRejected(f"{library.title} cannot pack the weights of {path}: {error}.") from error
+    library.call("LiteRtDestroyCompiledModel", compiled)
+    library.call("LiteRtDestroyModel", model)
+    if not weights.stat().st_size:
+        raise ModelRejected(f"XNNPACK packs no weights of {path}: there is nothing to keep.")
+    description = _Description(inputs=inputs, outputs=outputs, model=seen(path), weights=seen(weights))
+    (directory / DESCRIPTION).write_bytes(msgspec.json.encode(description))
+
+
+class CachedLiteRtEngine:
+    """One model on packed weights; see `Engine`. Runs take turns, since a compiled model holds the tensors of one run."""
+
+    def __init__(self, path: Path, *, weight_cache: Path, threads: int | None) -> None:
+        description = _described(path, weight_cache)
+        self._library = litert_library.library()
+        self._weights = weight_cache / WEIGHTS
+        self._threads = threads or 1  # as the interpreter does that is told nothing
+        self._turn = threading.Lock()
+        self._run: _Run | None = None
+        self.inputs, self.outputs = description.inputs, description.outputs
+        self.description = f"{self._library.title}, CPU with XNNPACK, packed weights mapped"
+        self.choice = "its weights were packed for this processor when the model was prepared"
+        try:
+            self._model, self._given, self._wanted = _opened(self._library, path)
+            self._compiled: Handle | None = self._new()
+        except LiteRtRefused as error:
+            raise ModelRejected(f"{path} is not a model that {self._library.title} can load: {error}.") from error
+        called = [sorted(spec.name for spec in specs) for specs in (self.inputs, self.outputs)]
+        if called != [sorted(self._given), sorted(self._wanted)]:
+            self.close()
+            raise ModelRejected(
+                f"{path}: {self._library.title} gives its tensors other names than those of when it was prepared."
+            )
+
+    def run(self, inputs: dict[str, Array]) -> list[Array]:
+        """See `Engine`."""
+        with self._turn:
+            run = self._run
+            if run is None or any(run.inputs[name].shape != array.shape for name, array in inputs.items()):
+                run = self._run = self._fitted({name: array.shape for name, array in inputs.items()})
+            for name, array in inputs.items():
+                np.copyto(run.inputs[name], array)
+            if self._library.run(*run.arguments):
+                raise InferenceFailed(f"{self._library.title} failed: {self._library.said(run.compiled)}")
+            return [run.outputs[spec.name].copy() for spec in self.outputs]
+
+    def close(self) -> None:
+        """See `Engine`. Waits for the run that is under way."""
+        with self._turn:
+            self._let_go()
+            self._library.call("LiteRtDestroyModel", self._model)
+
+    def _fitted(self, shapes: Mapping[str, tuple[int, ...]]) -> _Run:
+        """What runs inputs of these shapes. Raises `InvalidInput`."""
+        if any(0 in shape for shape in shapes.values()):
+            raise InvalidInput("A TFLite model takes no empty batch. Send at least one sample.")
+        if self._run is not None:  # LiteRT would go on with the memory of the shapes before
+            self._let_go()
+        compiled = self._compiled = self._compiled or self._new()
+        try:
+            answers = self._resized(compiled, shapes)
+            given = _memory(self.inputs, shapes)
+            return _Run(self._library, compiled, (self._given, given), (self._wanted, _memory(self.outputs, answers)))
+        except LiteRtRefused as error:
+            said = self._library.said(compiled)
+            self._let_go()
+            raise InvalidInput(f"{self._library.title} cannot take these shapes together: {said} ({error}).") from error
+
+    def _resized(self, compiled: Handle, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """The shapes of the answers. Raises `LiteRtRefused`."""
+        library, layouts = self._library, (Layout * len(self._wanted))()
+        for at, name in enumerate(self._given):
+            if shape := shapes[name]:
+                sizes = (ctypes.c_int * len(shape))(*shape)
+                library.call("LiteRtCompiledModelResizeInputTensor", compiled, _SIGNATURE, at, sizes, len(sizes))
+        library.call("LiteRtGetCompiledModelOutputTensorLayouts", compiled, _SIGNATURE, len(layouts), layouts, _ALLOCATED)
+        return {name: layout.shape() for name, layout in zip(self._wanted, layouts, strict=True)}
+
+    def _new(self) -> Handle:
+        return _compiled(self._library, self._model, self._weights, os.O_RDONLY, threads=self._threads)
+
+    def _let_go(self) -> None:
+        if self._run is not None:
+            self._run.close()
+        if self._compiled is not None:
+            self._library.call("LiteRtDestroyCompiledModel", self._compiled)
+        self._run = self._compiled = None
+
+
+class _Run:
+    """The memory of one run after another of a compiled model, for inputs of one shape. Names are in the library's order."""
+
+    def __init__(
+        self,
+        library: Library,
+        compiled: Handle,
+        given: tuple[list[str], dict[str, Array]],
+        wanted: tuple[list[str], dict[str, Array]],
+    ) -> None:
+        self.compiled = compiled
+        self.inputs, self.outputs = given[1], wanted[1]
+        self._library = library
+        self._buffers = [[_buffer(library, arrays[name]) for name in names] for names, arrays in (given, wanted)]
+        handles = [(Handle * len(side))(*(buffer.value for buffer in side)) for side in self._buffers]
+        self.arguments = (compiled, _SIGNATURE, len(handles[0]), handles[0], len(handles[1]), handles[1])
+        """Of the function that runs."""
+
+    def close(self) -> None:
+        """Nobody runs it any more."""
+        for buffer in [*self._buffers[0], *self._buffers[1]]:
+            self._library.call("LiteRtDestroyTensorBuffer", buffer)
+
+
+def _opened(library: Library, path: Path) -> tuple[Handle, list[str], list[str]]:
+    """The model, with the names of its inputs and outputs in the library's order. Raises `LiteRtRefused` or `ModelRejected`."""
+    model = library.made("LiteRtCreateModelFromFile", library.environment, os.fsencode(path))
+    try:
+        if library.count_of_signatures(model) > 1:
+            raise ModelRejected(f"{path} has several signatures, with which only LiteRT's interpreter runs it.")
+        signature = library.made("LiteRtGetModelSignature", model, _SIGNATURE)
+        return model, library.names(signature, "Input"), library.names(signature, "Output")
+    except BaseException:
+        library.call("LiteRtDestroyModel", model)
+        raise
+
+
+def _compiled(library: Library, model: Handle, weights: Path, flags: int, *, threads: int) -> Handle:
+    """The model on the weights of that file, which is opened with `flags`. Raises `LiteRtRefused` or `OSError`."""
+    descriptor = os.open(weights, flags | os.O_CLOEXEC)
+    before = os.fstat(descriptor)
+    try:
+        return library.compiled(model, threads=threads, weights=descriptor)
+    except LiteRtRefused:
+        with contextlib.suppress(OSError):  # it was closed, where the library came so far as to take it
+            if os.path.samestat(before, os.fstat(descriptor)):
+                os.close(descriptor)
+        raise
+
+
+def _described(path: Path, weight_cache: Path) -> _Description:
+    """Raises `ModelRejected` where the files are not those of when the weights were packed."""
+    try:
+        with (weight_cache / DESCRIPTION).open("rb") as file:
+            description = msgspec.json.decode(file.read(_DESCRIPTION_BYTES), type=_Description)
+        whole = is_same(weight_cache / WEIGHTS, description.weights)
+        fits = is_same(path, description.model, moved=True)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ModelRejected(f"{weight_cache} cannot be read: {error}. Prepare the model again.") from error
+    if not whole:
+        raise ModelRejected(f"{weight_cache / WEIGHTS} is not as it was written. Prepare the model again.")
+    if not fits:
+        raise ModelRejected(f"{path} is not the model whose weights are in {weight_cache}. Prepare it again.")
+    return description
+
+
+def _check_tensors(path: Path, specs: tuple[TensorSpec, ...]) -> None:
+    for spec in specs:
+        if spec.datatype not in _ELEMENTS or len(spec.shape) > MOST_AXES:
+            raise ModelRejected(f"{path}: {spec.describe()} is for LiteRT's interpreter only.")
+
+
+def _memory(specs: tuple[TensorSpec, ...], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    return {spec.name: _aligned(shapes[spec.name], np.dtype(NUMPY_NAMES[spec.datatype])) for spec in specs}
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    size = math.prod(shape) * dtype.itemsize
+    room = np.full(size + ALIGNMENT, _UNWRITTEN, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size].view(dtype).reshape(shape)
+
+
+def _buffer(library: Library, array: Array) -> Handle:
+    """A tensor of the library in the memory of this array."""
+    element = _ELEMENTS[_DATATYPES[array.dtype.name]]
+    sizes = (ctypes.c_int32 * MOST_AXES)(*array.shape)
+    kind = TensorType(element, Layout(array.ndim, sizes))
+    return library.made("LiteRtCreateTensorBufferFromHostMemory", ctypes.byref(kind), array.ctypes.data, array.nbytes, None)
