@@ -106,13 +106,15 @@ def open_engine(
     if format_of(path) == "tflite":
         if provider not in (None, "cpu", "auto"):
             raise ModelRejected(f"{path} is a TFLite model, which takes a delegate and no provider {provider!r}.")
+        if session_options:
+            raise ModelRejected(f"TFLite variants take no session options; {path} has {', '.join(sorted(session_options))}.")
         if weight_cache is not None:
             from runtime.engines.litert_cached import CachedLiteRtEngine
 
             return CachedLiteRtEngine(path, weight_cache=weight_cache, threads=threads)
         from runtime.engines.litert_engine import LiteRtEngine
 
-        return LiteRtEngine(path, session_options=session_options, threads=threads, delegate=delegate)
+        return LiteRtEngine(path, threads=threads, delegate=delegate)
     if delegate is not None:
         raise ModelRejected(f"{path} is an ONNX model, which takes an execution provider and no delegate.")
     from runtime.engines.onnx_engine import OnnxEngine

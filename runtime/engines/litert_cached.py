@@ -17,12 +17,12 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
 
-from fleet_protocol.tensors import NUMPY_NAMES, DataType, TensorSpec
+from fleet_protocol.tensors import DYNAMIC, NUMPY_NAMES, DataType, TensorSpec
 from runtime.engine import Array
 from runtime.engines import litert_library
 from runtime.engines.litert_library import ALIGNMENT, MOST_AXES, Handle, Layout, Library, LiteRtRefused, TensorType
@@ -42,6 +42,9 @@ _ALLOCATED: Final = True
 _UNWRITTEN: Final = 0xA5
 """Fills memory for answers: what the library should ever leave as it is, is then not taken for an answer of zeros."""
 
+_SPARE: Final = 2
+"""Times the memory that inputs and outputs of free sizes need at first: larger ones fit for a while."""
+
 _ELEMENTS: Final[dict[DataType, int]] = {
     "FP32": 1,
     "INT32": 2,
@@ -57,7 +60,10 @@ _ELEMENTS: Final[dict[DataType, int]] = {
     "UINT16": 17,
 }
 """LiteRtElementType."""
-_DATATYPES: Final = {NUMPY_NAMES[datatype]: datatype for datatype in _ELEMENTS}
+
+Shapes = Mapping[str, tuple[int, ...]]
+_Tensors = dict[str, "_Tensor"]
+"""By name."""
 
 
 class _Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,31 +138,35 @@ class CachedLiteRtEngine:
             self._let_go()
             self._library.call("LiteRtDestroyModel", self._model)
 
-    def _fitted(self, shapes: Mapping[str, tuple[int, ...]]) -> _Run:
+    def _fitted(self, shapes: Shapes) -> _Run:
         """What runs inputs of these shapes. Raises `InvalidInput`."""
         if any(0 in shape for shape in shapes.values()):
             raise InvalidInput("A TFLite model takes no empty batch. Send at least one sample.")
-        if self._run is not None:  # LiteRT would go on with the memory of the shapes before
+        if self._run is not None:
+            with contextlib.suppress(LiteRtRefused):  # they may need more memory, which a compiled model that ran does not take
+                return self._resized(self._run.compiled, shapes, self._run)
             self._let_go()
         compiled = self._compiled = self._compiled or self._new()
         try:
-            answers = self._resized(compiled, shapes)
-            given = _memory(self.inputs, shapes)
-            return _Run(self._library, compiled, (self._given, given), (self._wanted, _memory(self.outputs, answers)))
+            return self._resized(compiled, shapes)
         except LiteRtRefused as error:
             said = self._library.said(compiled)
             self._let_go()
             raise InvalidInput(f"{self._library.title} cannot take these shapes together: {said} ({error}).") from error
 
-    def _resized(self, compiled: Handle, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """The shapes of the answers. Raises `LiteRtRefused`."""
+    def _resized(self, compiled: Handle, shapes: Shapes, before: _Run | None = None) -> _Run:
+        """In the memory of the run `before`, where there was one. Raises `LiteRtRefused`, where that does not suffice too."""
         library, layouts = self._library, (Layout * len(self._wanted))()
         for at, name in enumerate(self._given):
             if shape := shapes[name]:
                 sizes = (ctypes.c_int * len(shape))(*shape)
                 library.call("LiteRtCompiledModelResizeInputTensor", compiled, _SIGNATURE, at, sizes, len(sizes))
         library.call("LiteRtGetCompiledModelOutputTensorLayouts", compiled, _SIGNATURE, len(layouts), layouts, _ALLOCATED)
-        return {name: layout.shape() for name, layout in zip(self._wanted, layouts, strict=True)}
+        answers = {name: layout.shape() for name, layout in zip(self._wanted, layouts, strict=True)}
+        rooms = [{}, {}] if before is None else before.rooms()
+        given = _tensors(library, self.inputs, shapes, rooms[0])
+        wanted = _tensors(library, self.outputs, answers, rooms[1])
+        return _Run(library, compiled, (given, wanted), (self._given, self._wanted))
 
     def _new(self) -> Handle:
         return _compiled(self._library, self._model, self._weights, os.O_RDONLY, threads=self._threads)
@@ -169,28 +179,53 @@ class CachedLiteRtEngine:
         self._run = self._compiled = None
 
 
+class _Tensor:
+    """Memory of one input or output: an array, and the same as a tensor buffer of the library.
+
+    `room` is memory of before, which is taken again. Raises `LiteRtRefused` where it is too small.
+    """
+
+    def __init__(self, library: Library, spec: TensorSpec, shape: tuple[int, ...], room: Array | None) -> None:
+        dtype = np.dtype(NUMPY_NAMES[spec.datatype])
+        size = math.prod(shape) * dtype.itemsize
+        self.room = _room(size * (_SPARE if DYNAMIC in spec.shape else 1)) if room is None else room
+        if self.room.nbytes < size:
+            raise LiteRtRefused(f"{spec.describe()} needs more memory than {self.room.nbytes} bytes")
+        self.array = self.room[:size].view(dtype).reshape(shape)
+        kind = TensorType(_ELEMENTS[spec.datatype], Layout(len(shape), (ctypes.c_int32 * MOST_AXES)(*shape)))
+        memory = (self.room.ctypes.data, self.room.nbytes)
+        self.buffer = library.made("LiteRtCreateTensorBufferFromHostMemory", ctypes.byref(kind), *memory, None)
+
+
 class _Run:
-    """The memory of one run after another of a compiled model, for inputs of one shape. Names are in the library's order."""
+    """A compiled model with memory for inputs of one shape; `order` is the library's, of inputs and of outputs."""
 
     def __init__(
-        self,
-        library: Library,
-        compiled: Handle,
-        given: tuple[list[str], dict[str, Array]],
-        wanted: tuple[list[str], dict[str, Array]],
+        self, library: Library, compiled: Handle, tensors: tuple[_Tensors, _Tensors], order: tuple[list[str], list[str]]
     ) -> None:
         self.compiled = compiled
-        self.inputs, self.outputs = given[1], wanted[1]
-        self._library = library
-        self._buffers = [[_buffer(library, arrays[name]) for name in names] for names, arrays in (given, wanted)]
-        handles = [(Handle * len(side))(*(buffer.value for buffer in side)) for side in self._buffers]
-        self.arguments = (compiled, _SIGNATURE, len(handles[0]), handles[0], len(handles[1]), handles[1])
+        self.inputs, self.outputs = ({name: tensor.array for name, tensor in side.items()} for side in tensors)
+        self._library, self._tensors = library, tensors
+        given, wanted = (
+            (Handle * len(names))(*(side[name].buffer.value for name in names))
+            for side, names in zip(tensors, order, strict=True)
+        )
+        self.arguments = (compiled, _SIGNATURE, len(given), given, len(wanted), wanted)
         """Of the function that runs."""
+
+    def rooms(self) -> list[dict[str, Array]]:
+        """The memory of its inputs and of its outputs, for a run that takes its place; this one is over."""
+        self.close()
+        return [{name: tensor.room for name, tensor in side.items()} for side in self._tensors]
 
     def close(self) -> None:
         """Nobody runs it any more."""
-        for buffer in [*self._buffers[0], *self._buffers[1]]:
-            self._library.call("LiteRtDestroyTensorBuffer", buffer)
+        for tensor in [*self._tensors[0].values(), *self._tensors[1].values()]:
+            self._library.call("LiteRtDestroyTensorBuffer", tensor.buffer)
+
+
+def _tensors(library: Library, specs: tuple[TensorSpec, ...], shapes: Shapes, rooms: Mapping[str, Array]) -> _Tensors:
+    return {spec.name: _Tensor(library, spec, shapes[spec.name], rooms.get(spec.name)) for spec in specs}
 
 
 def _opened(library: Library, path: Path) -> tuple[Handle, list[str], list[str]]:
@@ -241,20 +276,8 @@ def _check_tensors(path: Path, specs: tuple[TensorSpec, ...]) -> None:
             raise ModelRejected(f"{path}: {spec.describe()} is for LiteRT's interpreter only.")
 
 
-def _memory(specs: tuple[TensorSpec, ...], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-    return {spec.name: _aligned(shapes[spec.name], np.dtype(NUMPY_NAMES[spec.datatype])) for spec in specs}
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    size = math.prod(shape) * dtype.itemsize
+def _room(size: int) -> Array:
+    """So many aligned bytes."""
     room = np.full(size + ALIGNMENT, _UNWRITTEN, np.uint8)
     start = -room.ctypes.data % ALIGNMENT
-    return room[start : start + size].view(dtype).reshape(shape)
-
-
-def _buffer(library: Library, array: Array) -> Handle:
-    """A tensor of the library in the memory of this array."""
-    element = _ELEMENTS[_DATATYPES[array.dtype.name]]
-    sizes = (ctypes.c_int32 * MOST_AXES)(*array.shape)
-    kind = TensorType(element, Layout(array.ndim, sizes))
-    return library.made("LiteRtCreateTensorBufferFromHostMemory", ctypes.byref(kind), array.ctypes.data, array.nbytes, None)
+    return room[start : start + size]

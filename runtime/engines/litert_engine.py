@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ from runtime.errors import EngineUnavailable, InferenceFailed, InvalidInput, Mod
 
 _DATATYPES: Final[dict[str, DataType]] = {name: kind for kind, name in NUMPY_NAMES.items() if kind != "BYTES"}
 
+_PACKING: Final = "XNNPACK packs the weights at each load, since none that were packed before are given"
+
 _Details = dict[str, Any]
 """What the interpreter says of a tensor: index, name, dtype, shape, shape_signature."""
 
@@ -30,11 +32,7 @@ _Details = dict[str, Any]
 class LiteRtEngine:
     """One interpreter; see `Engine`."""
 
-    def __init__(
-        self, path: Path, *, session_options: Mapping[str, str], threads: int | None, delegate: Path | None = None
-    ) -> None:
-        if session_options:
-            raise ModelRejected(f"TFLite variants take no session options; {path} has {', '.join(sorted(session_options))}.")
+    def __init__(self, path: Path, *, threads: int | None, delegate: Path | None = None) -> None:
         package = litert_package.find()
         loaded = [] if delegate is None else [_delegate(package, delegate)]
         try:
@@ -55,7 +53,7 @@ class LiteRtEngine:
         self.inputs = tuple(_spec(name, details, path) for name, details in given.items())
         self.outputs = tuple(_spec(name, details, path) for name, details in wanted.items())
         self.description = f"{package.title}, " + ("CPU with XNNPACK" if delegate is None else f"delegate {delegate.name}")
-        self.choice = package.choice + ("" if delegate is None else f"; the delegate {delegate} was asked for")
+        self.choice = f"{package.choice}; {_PACKING if delegate is None else f'the delegate {delegate} was asked for'}"
 
     def run(self, inputs: dict[str, Array]) -> list[Array]:
         """See `Engine`."""

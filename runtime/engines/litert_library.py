@@ -21,6 +21,9 @@ MOST_AXES: Final = 8
 ALIGNMENT: Final = 64
 """Of the memory of a tensor, in bytes: LITERT_HOST_MEMORY_BUFFER_ALIGNMENT."""
 
+ABSENT: Final = "weights are packed in a file by ai-edge-litert 2 only, which is not installed here"
+"""Why there is no library, for people."""
+
 Handle = ctypes.c_void_p
 """Of a thing that the library made."""
 
@@ -173,18 +176,23 @@ class Library:
 @functools.cache
 def library() -> Library:
     """Raises `EngineUnavailable` where ai-edge-litert is missing, or of a version without what is called here."""
-    found = importlib.util.find_spec("ai_edge_litert")
-    folders = [] if found is None else [Path(each) for each in found.submodule_search_locations or ()]
-    files = sorted(file for folder in folders for file in folder.glob("libLiteRt.*"))
-    if not files:
-        raise EngineUnavailable("Weights are packed in a file by ai-edge-litert 2 only, which is not installed here.")
+    file = library_file()
+    if file is None:
+        raise EngineUnavailable(f"TFLite {ABSENT}. pip install 'edgeward[tflite]'.")
     from importlib import metadata  # 30 ms that a model without packed weights does not need
 
     title = f"LiteRT {metadata.version('ai-edge-litert')}"
     try:
-        return Library(files[0], title)
+        return Library(file, title)
     except (OSError, AttributeError, LiteRtRefused) as error:
         raise EngineUnavailable(f"{title} cannot keep packed weights in a file: {error}.") from error
+
+
+def library_file() -> Path | None:
+    """The library, where ai-edge-litert is of a version that has one; nothing is loaded."""
+    found = importlib.util.find_spec("ai_edge_litert")
+    folders = [] if found is None else [Path(each) for each in found.submodule_search_locations or ()]
+    return next((file for folder in folders for file in sorted(folder.glob("libLiteRt.*"))), None)
 
 
 _free: Final = ctypes.CDLL(None).free

@@ -20,7 +20,7 @@ from typing import Final
 from fleet_protocol.manifest import Format
 from runtime.device_facts import usable_cores
 from runtime.engine import format_of
-from runtime.engines import providers
+from runtime.engines import litert_library, providers
 from runtime.engines.providers import CPU
 from runtime.errors import RuntimeFailure
 from runtime.model import Model
@@ -68,16 +68,8 @@ def make_ready(contender: Contender, kept: Kept, effort: Effort, *, threads: int
     if effort.tune_s > 0:
         said.append(_tuned(contender, kept, effort, threads).describe())
     way = as_tuned(source, kept)
-    if effort.prepare and way.provider in (None, CPU) and _is_worth_preparing(source.path, effort):
-        prepared.prepare(
-            source.path,
-            digest=kept.digest,
-            cache=kept.prepared,
-            session_options=way.session_options,
-            golden=contender.golden,
-            timeout_s=effort.timeout_s,
-        )
-        said.append(_PREPARED[format_of(source.path)])
+    if effort.prepare and way.provider in (None, CPU) and source.path.stat().st_size >= effort.smallest_bytes:
+        said.append(_prepared(contender, way, kept, effort))
     return "; ".join(said) or "nothing to prepare"
 
 
@@ -123,5 +115,17 @@ def _tuned(contender: Contender, kept: Kept, effort: Effort, threads: int | None
     return known.chosen
 
 
-def _is_worth_preparing(path: Path, effort: Effort) -> bool:
-    return path.stat().st_size >= effort.smallest_bytes
+def _prepared(contender: Contender, way: Source, kept: Kept, effort: Effort) -> str:
+    path = contender.source.path
+    kind = format_of(path)
+    if kind == "tflite" and litert_library.library_file() is None:
+        return f"its weights packed at each load, since {litert_library.ABSENT}"
+    prepared.prepare(
+        path,
+        digest=kept.digest,
+        cache=kept.prepared,
+        session_options=way.session_options,
+        golden=contender.golden,
+        timeout_s=effort.timeout_s,
+    )
+    return _PREPARED[kind]

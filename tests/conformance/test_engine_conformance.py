@@ -6,22 +6,27 @@ run on the package that is found. `scripts/test-tflite-runtime` runs this suite 
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import util
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 
 import runtime
+from fleet_protocol.digests import digest_of
 from fleet_protocol.tensors import TensorSpec
 from runtime import InferenceFailed, InvalidInput, Model, ModelRejected
 from runtime.engines import providers
+from runtime.model import load as open_model
+from runtime.tuning import prepared
 from tests.support import models
 
 TFLITE_FILES = Path(models.__file__).parent / "tflite_files"
@@ -42,6 +47,14 @@ class Family:
         return runtime.load(path, provider=self.provider, **options)
 
 
+class PreparedFamily(Family):
+    """TFLite on weights that were packed before. What cannot be prepared is loaded as it is, as everywhere."""
+
+    def load(self, path: Path, **options: Any) -> Model:
+        ready = prepared.find(path, digest=digest_of(path.read_bytes()), cache=packed_weights())
+        return open_model(path, weight_cache=None if ready is None else ready.weight_cache, **options)
+
+
 def onnx_on(provider: providers.Provider) -> Family:
     wanted = None if provider.name == providers.CPU else provider.name
     return Family("onnxruntime", provider.title, models.linear_classifier, models.two_inputs, models.custom_operator, wanted)
@@ -53,6 +66,27 @@ def kept(name: str, path: Path) -> Path:
     return path
 
 
+@cache
+def packed_weights() -> Path:
+    directory = TemporaryDirectory(prefix="edgeward-conformance-")
+    atexit.register(directory.cleanup)
+    return Path(directory.name)
+
+
+def packed(name: str, path: Path) -> Path:
+    """The same file, whose weights are packed in a child, the first time that it is asked for."""
+    prepared.prepare(kept(name, path), digest=digest_of(path.read_bytes()), cache=packed_weights())
+    return path
+
+
+def prepared_families() -> dict[str, Family]:
+    """Only ai-edge-litert keeps packed weights."""
+    if not util.find_spec("ai_edge_litert"):
+        return {}
+    files = (partial(packed, "linear_classifier"), partial(packed, "two_inputs"), partial(kept, "custom_operator"))
+    return {"tflite-prepared": PreparedFamily("LiteRT", "packed weights mapped", *files)}
+
+
 FAMILIES = {
     "tflite": Family(
         "LiteRT" if util.find_spec("ai_edge_litert") else "tflite-runtime",
@@ -61,6 +95,7 @@ FAMILIES = {
         partial(kept, "two_inputs"),
         partial(kept, "custom_operator"),
     ),
+    **prepared_families(),
     **{f"onnx-{each.name}": onnx_on(each) for each in providers.working()},
 }
 

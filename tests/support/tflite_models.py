@@ -49,6 +49,36 @@ def custom_operator(path: Path) -> Path:
     return graph.save(path, [before], [after])
 
 
+def lookup(path: Path) -> Path:
+    """`rows` int32[?] to `found` float32[?, 4]: those rows of a table of five."""
+    graph = _Graph()
+    rows = graph.tensor("rows", (1,), signature=(-1,), kind=schema.TensorType.INT32)
+    found = graph.tensor("found", (1, 4), signature=(-1, 4))
+    table = graph.constant("table", np.arange(20, dtype=np.float32).reshape(5, 4))
+    graph.operator(schema.BuiltinOperator.EMBEDDING_LOOKUP, [rows, table], [found])
+    return graph.save(path, [rows], [found])
+
+
+def answers_what_it_is_given(path: Path) -> Path:
+    """`x` float32[?, 4] to itself, and to `y`, where what is below 0 is 0."""
+    graph = _Graph()
+    given, answer = (graph.tensor(name, (1, 4), signature=(-1, 4)) for name in ("x", "y"))
+    graph.operator(schema.BuiltinOperator.RELU, [given], [answer])
+    return graph.save(path, [given], [given, answer])
+
+
+def answers_of_any_size(path: Path) -> Path:
+    """`x` float32[1, 4] to `places` int64[?, 2]: where it is above 0."""
+    graph = _Graph()
+    given, zeros = graph.tensor("x", (1, 4)), graph.constant("zeros", np.zeros((1, 4), np.float32))
+    above = graph.tensor("above", (1, 4), kind=schema.TensorType.BOOL)
+    places = graph.tensor("places", (), kind=schema.TensorType.INT64)
+    options = schema.GreaterOptionsT()
+    graph.operator(schema.BuiltinOperator.GREATER, [given, zeros], [above], schema.BuiltinOptions.GreaterOptions, options)
+    graph.operator(schema.BuiltinOperator.WHERE, [above], [places], schema.BuiltinOptions.WhereOptions, schema.WhereOptionsT())
+    return graph.save(path, [given], [places])
+
+
 class _Graph:
     """One subgraph under construction; tensors are named by index."""
 
@@ -58,9 +88,11 @@ class _Graph:
         self._codes: list[Any] = []
         self._buffers: list[Any] = [schema.BufferT()]  # buffer 0 is empty by convention
 
-    def tensor(self, name: str, shape: tuple[int, ...], *, signature: tuple[int, ...] | None = None) -> int:
+    def tensor(
+        self, name: str, shape: tuple[int, ...], *, signature: tuple[int, ...] | None = None, kind: int = _FLOAT32
+    ) -> int:
         made = schema.TensorT()
-        made.name, made.shape, made.type = name, list(shape), _FLOAT32
+        made.name, made.shape, made.type = name, list(shape), kind
         made.shapeSignature = None if signature is None else list(signature)
         self._tensors.append(made)
         return len(self._tensors) - 1

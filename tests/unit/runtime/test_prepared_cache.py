@@ -180,10 +180,10 @@ def test_weights_in_other_files_are_refused(tmp_path: Path) -> None:
         prepare(path, tmp_path / "cache")
 
 
-def test_a_lite_model_is_refused(tmp_path: Path) -> None:
+def test_a_lite_model_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "lite"
     path.write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
-    with pytest.raises(CannotPrepare, match="TFLite"):
+    with pytest.raises(CannotPrepare, match="is not a model that LiteRT"):
         prepare(path, tmp_path / "cache")
 
 
