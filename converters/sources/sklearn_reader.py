@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 import onnx
 
-from converters.errors import DataRejected, SourceRejected
+from converters.errors import DataRejected, RecipeFailed, SourceRejected
+from converters.graphs.observe import observe
 from converters.sources.exchange import Array, Reading, Request, Samples, needed
 from converters.sources.folding import fold
 from converters.sources.matching import free_first_axis, match, rename
@@ -87,6 +88,8 @@ def read(model: Any, samples: Samples, *, stages: bool) -> Reading:  # noqa: ANN
         warnings.simplefilter("ignore")
         before = _answers(base, model, table, name)
         made = _to_onnx(skl2onnx, model, table)
+        if _decides(model):
+            _two_columns(made, before["probabilities"], table)
         kept = _outputs(made, model, before)
         seen = _stages(model, table) if stages else []
     rename(made, {made.graph.input[0].name: name})
@@ -117,17 +120,48 @@ def _answers(base: Any, model: Any, table: Array, name: str) -> dict[str, Array]
         found = {"label": np.asarray(model.predict(table))}
         scores = getattr(model, "predict_proba", None) or model.decision_function
         found["probabilities"] = np.asarray(scores(table), np.float32)
+        if _decides(model):
+            found["probabilities"] = np.stack([-found["probabilities"], found["probabilities"]], axis=1)
     except Exception as error:  # a pipeline raises what its steps raise
         raise DataRejected(f"The model does not run on {name!r}: {_first(error)}") from error
     return found
 
 
+def _decides(model: Any) -> bool:  # noqa: ANN401
+    """Whether it tells two classes apart by one number, above 0 for the second: a support vector machine, and others."""
+    return not hasattr(model, "predict_proba") and len(getattr(model, "classes_", ())) == 2
+
+
+def _two_columns(made: onnx.ModelProto, scores: Array, table: Array) -> None:
+    """Let the graph score each class, in place: skl2onnx gives one column, or both, or both the wrong way round."""
+    told = made.graph.output[1].name
+    try:
+        (found,) = observe(made, [told], [{made.graph.input[0].name: table}])
+    except RecipeFailed:
+        return  # what it answers is proved later, and then in words
+    column = int(np.abs(found[told] - scores[:, 1:]).max(axis=0).argmin())
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.array([column], np.int64), "edgeward_column"))
+    second, first, both = (f"{told}_{each}" for each in ("second", "first", "both"))
+    made.graph.node.extend(
+        [
+            onnx.helper.make_node("Gather", [told, "edgeward_column"], [second], axis=1),
+            onnx.helper.make_node("Neg", [second], [first]),
+            onnx.helper.make_node("Concat", [first, second], [both], axis=1),
+        ]
+    )
+    if all(each.domain for each in made.opset_import):  # it had only operators of ai.onnx.ml
+        made.opset_import.append(onnx.helper.make_opsetid("", _OPSETS[""]))
+    made.graph.output[1].CopyFrom(onnx.helper.make_tensor_value_info(both, onnx.TensorProto.FLOAT, [None, 2]))
+
+
 def _to_onnx(skl2onnx: Any, model: Any, table: Array) -> onnx.ModelProto:  # noqa: ANN401
-    options = {"zipmap": False} if hasattr(model, "classes_") else None
+    step = getattr(model, "steps", [("", model)])[-1][1]
+    options: dict[Any, Any] = {"zipmap": False} if hasattr(model, "classes_") else {}
+    if type(step).__name__ == "LinearSVC":  # its scores are an array as they are, and it does not know that option
+        options = {type(step): {}}
     try:
         made = skl2onnx.to_onnx(model, table[:1], options=options, target_opset=_OPSETS)
     except Exception as error:  # skl2onnx raises many kinds, among them bare ones
-        step = getattr(model, "steps", [("", model)])[-1][1]
         raise SourceRejected(
             f"skl2onnx {skl2onnx.__version__} has no ONNX form for this {type(step).__name__}: {_first(error)} Train another "
             "kind of model, or convert it to ONNX by other means."

@@ -13,9 +13,11 @@ import pytest
 import skops.io
 from sklearn.cluster import KMeans
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
+from sklearn.linear_model import RidgeClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC
 
 from converters.errors import DataRejected, ReaderMissing, SourceRejected
 from converters.sources import Source, Trust, proof, read_source, sklearn_reader
@@ -63,6 +65,24 @@ def test_a_skops_pipeline_answers_as_in_scikit_learn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("estimator", [RandomForestClassifier(10), GradientBoostingRegressor(n_estimators=10)], ids=str)
 def test_trees_are_read(estimator: Any, tmp_path: Path) -> None:
     assert read(fitted(estimator), points(), tmp_path).tools["skl2onnx"]
+
+
+@pytest.mark.parametrize(
+    "estimator", [make_pipeline(StandardScaler(), LinearSVC()), LinearSVC(), SVC(), RidgeClassifier()], ids=str
+)
+def test_two_classes_that_one_number_tells_apart_have_a_score_each(estimator: Any, tmp_path: Path) -> None:
+    pixels, label = models.samples(300)
+    estimator.fit(pixels, label > 4)
+    (tmp_path / "m.onnx").write_bytes(read(estimator, points(), tmp_path).content())
+    model = load(tmp_path / "m.onnx")
+    scores = model(points())["probabilities"]
+    model.close()
+    second = estimator.decision_function(points()["pixels"])
+    np.testing.assert_allclose(scores, np.stack([-second, second], axis=1), rtol=1e-3, atol=1e-3)
+
+
+def test_a_linear_support_vector_machine_of_many_classes_is_read(tmp_path: Path) -> None:
+    assert read(fitted(LinearSVC()), points(), tmp_path).tools["skl2onnx"]
 
 
 def test_classes_that_have_names_keep_them(tmp_path: Path) -> None:
