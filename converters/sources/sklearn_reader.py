@@ -149,8 +149,6 @@ def _two_columns(made: onnx.ModelProto, scores: Array, table: Array) -> None:
             onnx.helper.make_node("Concat", [first, second], [both], axis=1),
         ]
     )
-    if all(each.domain for each in made.opset_import):  # it had only operators of ai.onnx.ml
-        made.opset_import.append(onnx.helper.make_opsetid("", _OPSETS[""]))
     made.graph.output[1].CopyFrom(onnx.helper.make_tensor_value_info(both, onnx.TensorProto.FLOAT, [None, 2]))
 
 
@@ -166,6 +164,9 @@ def _to_onnx(skl2onnx: Any, model: Any, table: Array) -> onnx.ModelProto:  # noq
             f"skl2onnx {skl2onnx.__version__} has no ONNX form for this {type(step).__name__}: {_first(error)} Train another "
             "kind of model, or convert it to ONNX by other means."
         ) from error
+    known = {each.domain: each.version for each in made.opset_import}  # skl2onnx may name a domain twice
+    del made.opset_import[:]
+    made.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in known.items())
     return onnx.ModelProto.FromString(made.SerializeToString())
 
 
