@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import click
 
+from converters.targets import Target
 from edgeward.numbers import Number
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -22,6 +23,15 @@ def _names(_context: click.Context, _option: click.Parameter, said: str) -> tupl
 
 def _points(_context: click.Context, _option: click.Parameter, points: float) -> float:
     return points / 100
+
+
+def given(command: Command) -> Command:
+    """Adds `state` and `trust_pickle`: what some kinds of MODEL need to be opened."""
+    state = click.option(
+        "--state", type=PATH, help="State dict of a PyTorch module that MODEL names as package.module:factory."
+    )
+    trust = click.option("--trust-pickle", is_flag=True, help="Open pickles and saved code in MODEL, which can run anything.")
+    return state(trust(command))
 
 
 def release(command: Command) -> Command:
@@ -48,3 +58,25 @@ def fleet(command: Command) -> Command:
     )
     classes = click.option("--classes", default="", callback=_names, help="Names of the classes in order, separated by commas.")
     return regression(classes(command))
+
+
+def processors(command: Command) -> Command:
+    """Adds `target`: which processors the bundle is for."""
+    return click.option(
+        "--for",
+        "target",
+        type=click.Choice(get_args(Target)),
+        default="any",
+        show_default=True,
+        help="Processors that the bundle is for; any: what saturates on AVX2 without VNNI is refused.",
+    )(command)
+
+
+def minutes(text: str) -> Callable[[Command], Command]:
+    """Adds `minutes`, the most that the work may take; `text` helps."""
+    return click.option("--minutes", type=Number(0, 24 * 60, min_open=True), help=text)
+
+
+def seed(text: str) -> Callable[[Command], Command]:
+    """Adds `seed`; `text` says of what."""
+    return click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help=text)

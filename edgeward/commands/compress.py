@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict, Unpack, get_args
+from typing import TypedDict, Unpack
 
 import click
 
@@ -23,7 +23,6 @@ from converters.compression.recipes import (
 from converters.targets import Target
 from edgeward import bundle_options, terminal
 from edgeward.bundle_options import PATH, SHARE
-from edgeward.numbers import Number
 from edgeward.report_table import show
 
 
@@ -63,8 +62,7 @@ class _Training(TypedDict):
 
 @click.command("compress", short_help="Train smaller models from a given one: pruned, distilled, quantization-aware.")
 @click.argument("source", metavar="MODEL")
-@click.option("--state", type=PATH, help="State dict of a PyTorch module that MODEL names as package.module:factory.")
-@click.option("--trust-pickle", is_flag=True, help="Open pickles and saved code in MODEL, which can run anything.")
+@bundle_options.given
 @click.option("--train", required=True, type=PATH, help=".npz to train with: one array per input, and `label` where known.")
 @click.option("--data", required=True, type=PATH, help=".npz that was not trained with: calibrates, and judges.")
 @click.option("--evaluate", type=PATH, help="Another .npz to measure accuracy on, instead of a part of --data.")
@@ -77,28 +75,15 @@ class _Training(TypedDict):
 @click.option("--epochs", type=int, help="Passes over the training samples for each recipe; without, each kind's own.")
 @click.option("--learning-rate", type=float, help="Largest learning rate; without, each kind's own.")
 @click.option("--batch", type=int, help="Samples in one step; without, 64.")
-@click.option(
-    "--minutes",
-    type=Number(0, 24 * 60, min_open=True),
-    help="Train no longer than this in all; what does not fit is shortened, and said.",
-)
+@bundle_options.minutes("Train no longer than this in all; what does not fit is shortened, and said.")
 @click.option("--threads", default=1, show_default=True, help="To train with; another number may give other last digits.")
 @bundle_options.release
 @bundle_options.budget("Points of accuracy that a variant may lose against the given model.")
 @click.option("--min-accuracy", type=SHARE, help="Refuse a given model whose own accuracy is below this share.")
 @bundle_options.fleet
 @click.option("--tflite", is_flag=True, help="Also make variants for LiteRT of each model.")
-@click.option(
-    "--for",
-    "target",
-    type=click.Choice(get_args(Target)),
-    default="any",
-    show_default=True,
-    help="Processors that the bundle is for.",
-)
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the training, and of the samples' parts."
-)
+@bundle_options.processors
+@bundle_options.seed("Of the training, and of the samples' parts.")
 @click.option("--explain", is_flag=True, help="Say why each choice was made, with everything that was trained.")
 @terminal.json_option
 def command(

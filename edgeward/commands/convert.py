@@ -12,7 +12,6 @@ from converters.recipe import Preference
 from converters.targets import Target
 from edgeward import bundle_options, terminal
 from edgeward.bundle_options import PATH, SHARE
-from edgeward.numbers import Number
 from edgeward.processing_file import read_processing
 from edgeward.report_table import show
 
@@ -42,8 +41,7 @@ class _Asked(TypedDict):
 @click.option("--data", required=True, type=PATH, help=".npz with one array per input, and `label`; or a directory.")
 @click.option("--evaluate", type=PATH, help="Another .npz to measure accuracy on, instead of a part of --data.")
 @bundle_options.release
-@click.option("--state", type=PATH, help="State dict of a PyTorch module that MODEL names as package.module:factory.")
-@click.option("--trust-pickle", is_flag=True, help="Open pickles and saved code in MODEL, which can run anything.")
+@bundle_options.given
 @bundle_options.budget("Points of accuracy that a variant may lose.")
 @click.option("--min-accuracy", type=SHARE, help="Refuse a model whose own accuracy is below this share, such as 0.95.")
 @bundle_options.fleet
@@ -59,18 +57,9 @@ class _Asked(TypedDict):
     default=None,
     help="Make all variants for LiteRT, float and dynamic too, or none; without, int8 and weight-only int8 where possible.",
 )
-@click.option(
-    "--for",
-    "target",
-    type=click.Choice(get_args(Target)),
-    default="any",
-    show_default=True,
-    help="Processors that the bundle is for; any: what saturates on AVX2 without VNNI is refused.",
-)
-@click.option(
-    "--minutes",
-    type=Number(0, 24 * 60, min_open=True),
-    help="Search so long for the best int8 recipe; without, only where the plain one misses the budget, for a minute.",
+@bundle_options.processors
+@bundle_options.minutes(
+    "Search so long for the best int8 recipe; without, only where the plain one misses the budget, for a minute."
 )
 @click.option(
     "--processing",
@@ -79,7 +68,7 @@ class _Asked(TypedDict):
     help="TOML file that says how pictures, audio, … become the model's input; the bundle carries it.",
 )
 @click.option("--explain", is_flag=True, help="Say why each choice was made, with every recipe that was tried.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Deals the samples into their parts.")
+@bundle_options.seed("Deals the samples into their parts.")
 @terminal.json_option
 def command(
     *,
