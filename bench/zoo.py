@@ -25,9 +25,6 @@ from torch import nn
 Array = NDArray[Any]
 
 
-# -- layers ------------------------------------------------------------------------------------------------------------
-
-
 class Affine(nn.Module):
     """Batch normalisation as tf2onnx leaves it: a Mul and an Add."""
 
