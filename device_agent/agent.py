@@ -123,7 +123,10 @@ class Agent:
         self._report_due = False
         self._next_telemetry = 0.0
         self._waiting_room: deque[tuple[str, Event]] = deque()
-        """Events whose state could not be journalled: a full disk. They are tried again."""
+        """Events whose state could not be journalled: a full disk. They are tried again, in their order."""
+        self._retry_at = 0.0
+        self._unwritable = False
+        """The journal could not be written when it was tried last."""
         self._cancellations: dict[str, Cancellation] = {}
 
     @property
@@ -190,14 +193,12 @@ class Agent:
     def tick(self) -> None:
         """Do what time asks for."""
         now = self._around.clock.monotonic()
-        for model, event in [self._waiting_room.popleft() for _ in range(len(self._waiting_room))]:
-            self._happen(model, event)
+        if now >= self._retry_at:
+            self._try_again()
         for model, state in list(self.states.items()):
             if state.phase == "probation" or (state.waiting and now >= state.at):
                 self._happen(model, self._tick_of(model))
         self._tell_hanging()
-        if self._unkept is not None:
-            self._take_desired(self._unkept)
         if now >= self._next_telemetry:
             self._next_telemetry = now + self._interval
             self._take_usage()
@@ -212,12 +213,13 @@ class Agent:
         """Seconds until `tick` has something to do, when nothing else happens."""
         now = self._around.clock.monotonic()
         moments = [self._next_telemetry, now + LONGEST_PAUSE_S]
-        moments += [now + PROBATION_LOOK_S for each in self.states.values() if each.phase == "probation"]
-        moments += [each.at for each in self.states.values() if each.waiting]
+        ready = [each for each in self.states.values() if not self._is_waiting(each.model)]
+        moments += [now + PROBATION_LOOK_S for each in ready if each.phase == "probation"]
+        moments += [each.at for each in ready if each.waiting]
         if self._report_due:
             moments.append(self._reported_at + PROGRESS_EVERY_S)
         if self._waiting_room or self._unkept is not None:
-            moments.append(now + RETRY_JOURNAL_S)
+            moments.append(self._retry_at)
         if self._starts:
             moments.append(self._stable_at)
         if self._online and not self._around.outbox.is_empty():
@@ -229,7 +231,11 @@ class Agent:
     def _happen(self, model: str, event: Event) -> None:
         """Step one model: journal first, then act. What cannot be journalled has not happened yet."""
         before = self.states.get(model)
-        if before is None or (isinstance(event, Tick) and self._is_waiting(model)):
+        if before is None:
+            return
+        if self._is_waiting(model):
+            if not isinstance(event, Tick):
+                self._waiting_room.append((model, event))
             return
         try:
             effects = self._advance(model, event)
@@ -239,12 +245,19 @@ class Agent:
         if self.states[model] != before:
             try:
                 self._save()
-            except OSError as error:
-                log.warning("the journal cannot be written (%s); %s stays where it was for now", error, model)
+            except OSError:
                 self.states[model] = before
                 self._waiting_room.append((model, event))
+                self._retry_at = self._around.clock.monotonic() + RETRY_JOURNAL_S
                 return
         self._perform(model, effects)
+
+    def _try_again(self) -> None:
+        """What the disk did not take before."""
+        for model, event in [self._waiting_room.popleft() for _ in range(len(self._waiting_room))]:
+            self._happen(model, event)
+        if self._unkept is not None:
+            self._take_desired(self._unkept)
 
     def _tick_of(self, model: str) -> Tick:
         host = self._around.host
@@ -282,14 +295,21 @@ class Agent:
 
     def _save(self, *, clean: bool = False) -> None:
         models = tuple(self.states.values())
-        self._around.journal.save(Entry(clean=clean, desired=self._desired, starts=self._starts, models=models))
+        try:
+            self._around.journal.save(Entry(clean=clean, desired=self._desired, starts=self._starts, models=models))
+        except OSError as error:
+            if not self._unwritable:
+                log.warning("the journal cannot be written (%s); every model stays where it is until it can", error)
+            self._unwritable = True
+            raise
+        if self._unwritable:
+            log.info("the journal can be written again")
+        self._unwritable = False
 
     def _save_if_possible(self, *, clean: bool) -> None:
         """A full disk must not keep the device from starting or ending."""
-        try:
+        with contextlib.suppress(OSError):
             self._save(clean=clean)
-        except OSError as error:
-            log.warning("the journal cannot be written: %s", error)
 
     def _perform(self, model: str, effects: tuple[Effect, ...]) -> None:
         for effect in effects:
@@ -373,10 +393,14 @@ class Agent:
             desired = self._around.director.accept(payload)
         except MessageRejected as error:
             log.warning("%s", error)
+            if payload == self._unkept:
+                self._unkept = None
             return
         except OSError as error:
-            log.warning("a desired state could not be kept and is not followed yet: %s", error)
+            if self._unkept is None:
+                log.warning("a desired state could not be kept and is not followed yet: %s", error)
             self._unkept = payload
+            self._retry_at = self._around.clock.monotonic() + RETRY_JOURNAL_S
             return
         self._unkept = None
         self._desired = desired.sequence

@@ -57,6 +57,7 @@ class Outbox:
         self._cap = cap_bytes
         self._sequence = 0
         self._sent_at: dict[int, float] = {}
+        self._failing = False
         self._database = _open(path)
 
     def close(self) -> None:
@@ -100,12 +101,12 @@ class Outbox:
         """The backend has these."""
         boot = bytes.fromhex(answer.boot)
         holes = ",".join("?" * len(answer.sequences))
-        with self._writing():
+        with self._writing() as deleted:
             rows = self._database.execute(
                 f"SELECT id FROM reports WHERE boot = ? AND sequence IN ({holes})",  # noqa: S608
                 (boot, *answer.sequences),
             ).fetchall()
-            self._delete(number for (number,) in rows)
+            deleted.extend(self._delete(number for (number,) in rows))
 
     def is_empty(self) -> bool:
         """Whether nothing waits."""
@@ -128,13 +129,23 @@ class Outbox:
             return []
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """One transaction. A full or failing disk costs this report, and never the agent."""
+    def _writing(self) -> Iterator[list[int]]:
+        """One transaction; the list takes the numbers of what is deleted. A full disk costs this report, and never the agent.
+
+        What could not be deleted is not due again before its time: each answer would have it sent anew.
+        """
+        deleted: list[int] = []
         try:
             with self._database:
-                yield
+                yield deleted
         except sqlite3.Error as error:
-            log.warning("the outbox cannot be written: %s", error)
+            if not self._failing:
+                log.warning("the outbox cannot be written: %s", error)
+            self._failing = True
+            return
+        self._failing = False
+        for number in deleted:
+            self._sent_at.pop(number, None)
 
     def _add(self, lane: Lane, body: bytes, at: float) -> None:
         with self._writing():
@@ -162,8 +173,8 @@ class Outbox:
         rows = self._rows("SELECT id, at, payload FROM reports WHERE lane = ? AND sent = 0 ORDER BY at", Lane.METRICS)
         for group in _groups(rows, period):
             usages = merged(usage for _, _, payload in group for usage in _usages(payload))
-            with self._writing():
-                self._delete(number for number, _, _ in group)
+            with self._writing() as deleted:
+                deleted.extend(self._delete(number for number, _, _ in group))
                 for part in _parts(usages):
                     self._insert(Lane.METRICS, otlp.encode_usage(part), group[-1][1])
 
@@ -176,14 +187,14 @@ class Outbox:
             dropped.append(number)
             excess -= length
         log.warning("the outbox is full: %d old reports (%s) were dropped", len(dropped), lane.name.lower())
-        with self._writing():
-            self._delete(dropped)
+        with self._writing() as deleted:
+            deleted.extend(self._delete(dropped))
 
-    def _delete(self, numbers: Iterable[int]) -> None:
-        """Within the caller's transaction."""
-        for number in numbers:
-            self._database.execute("DELETE FROM reports WHERE id = ?", (number,))
-            self._sent_at.pop(number, None)
+    def _delete(self, numbers: Iterable[int]) -> list[int]:
+        """Within the caller's transaction; gives the numbers."""
+        gone = list(numbers)
+        self._database.executemany("DELETE FROM reports WHERE id = ?", [(number,) for number in gone])
+        return gone
 
 
 def merged(usages: Iterable[ModelUsage]) -> list[ModelUsage]:

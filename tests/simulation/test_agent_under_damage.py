@@ -283,6 +283,28 @@ class TestDamagedDisk:
         device.run(12)
         assert device.runs() == "1.1.0"
 
+    def test_a_full_disk_is_tried_every_other_second_and_not_all_the_time(
+        self, fleet: SimulatedFleet, device: SimulatedDevice, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        install(fleet, device, "1.0.0")
+        newer, newest = publish(fleet, "1.1.0", seed=1), publish(fleet, "1.2.0", seed=2)
+        device.kill()
+        device.reserve_bytes = 1 << 60
+        device.start()
+        fleet.assign("kitchen", newer.assignment())
+        device.run(1)
+        assert device.state().waiting
+        device.disk_is_full = True
+        for _ in range(40):
+            device.run(0.75)
+            assert device.agent.pause() > 0.1
+        fleet.assign("kitchen", newest.assignment())
+        device.run(30)
+        assert caplog.text.count("the journal cannot be written") == 1
+        device.disk_is_full = False
+        device.run(5)
+        assert device.state().target == newest.assignment()
+
     def test_a_word_that_cannot_be_kept_is_followed_as_soon_as_it_can(
         self, fleet: SimulatedFleet, device: SimulatedDevice
     ) -> None:

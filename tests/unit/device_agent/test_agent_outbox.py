@@ -88,6 +88,24 @@ def test_only_what_the_backend_names_is_deleted(outbox: Outbox) -> None:
     assert outbox.count(Lane.EVENTS) == 1
 
 
+def test_what_the_disk_does_not_let_go_of_is_not_sent_again_at_once(outbox: Outbox, tmp_path: Path) -> None:
+    """Else the backend answers it, which deletes nothing, and it is sent anew: a hundred times a second."""
+    for at in range(2):
+        outbox.add_event(event(at))
+    waiting = outbox.due(0.0)
+    for each in waiting:
+        outbox.sent(each, now=0.0)
+    with closing(sqlite3.connect(tmp_path / "outbox.sqlite")) as other:
+        last = f"WHEN OLD.id = {waiting[-1].number} BEGIN SELECT RAISE(ABORT, 'no room'); END"
+        other.execute(f"CREATE TRIGGER full BEFORE DELETE ON reports {last}")
+        outbox.acknowledge(acknowledgement(*waiting))
+        assert outbox.due(1.0) == []
+        assert outbox.due(RESEND_S) == waiting
+        other.execute("DROP TRIGGER full")
+    outbox.acknowledge(acknowledgement(*waiting))
+    assert outbox.count(Lane.EVENTS) == 0
+
+
 def test_a_new_connection_sends_everything_without_an_answer_again(outbox: Outbox) -> None:
     outbox.add_event(event(1))
     (waiting,) = outbox.due(0.0)
