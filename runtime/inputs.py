@@ -44,6 +44,8 @@ Value = object
 
 def from_files(paths: Sequence[Path], specs: tuple[TensorSpec, ...], processor: Processor | None) -> Prepared:
     """A request out of one file of tensors, or of one or more that processing opens, a sample each. Raises `InvalidInput`."""
+    for path in paths:
+        _check_there(path)
     tensors = [path for path in paths if _holds_tensors(path, processor)]
     if not tensors:
         opener = opening(processor)
@@ -51,6 +53,14 @@ def from_files(paths: Sequence[Path], specs: tuple[TensorSpec, ...], processor: 
     if len(paths) > 1:
         raise InvalidInput(f"{tensors[0]} holds tensors, and goes alone.")
     return Prepared(read(tensors[0], specs, processor), [])
+
+
+def _check_there(path: Path) -> None:
+    """What is not there must not be refused for its kind."""
+    try:
+        path.stat()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
 
 
 def from_message(content: bytes, specs: tuple[TensorSpec, ...], processor: Processor | None) -> Prepared:
@@ -100,7 +110,7 @@ def read(path: Path, specs: tuple[TensorSpec, ...], processor: Processor | None 
     open; a request of the protocol holds the model's own tensors, unless it asks for processing. Raises `InvalidInput`.
     """
     try:
-        if path.suffix == ".json":
+        if path.suffix.lower() == ".json":
             return _from_json(content_of(path), specs, str(path), processor)
         values = _arrays(path)
     except OSError as error:
@@ -146,11 +156,15 @@ def _all_fitted(
 
 
 def _arrays(path: Path) -> Mapping[str, Value] | Value:
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         # Opened here: numpy leaves a file open that turns out to be no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return dict(archive)
-    if path.suffix == ".npy":
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):  # numpy would take it for a pickle, or for an .npy
+                raise ValueError("it is no archive of arrays, as numpy.savez makes one")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                return dict(archive)
+    if path.suffix.lower() == ".npy":
         return array_of(path)
     raise InvalidInput(f"{path} is none of .npy, .npz and .json. Save the input as one of these.")
 

@@ -33,6 +33,7 @@ def saved(path: Path, value: object) -> Path:
         ("x.npy", np.array(WANTED, np.float32)),
         ("x.npy", np.array(WANTED[0], np.float64)),
         ("x.npy", np.array(WANTED, np.int16)),
+        ("X.JSON", WANTED),
         ("x.npz", {"x": np.array(WANTED)}),
         ("x.json", WANTED),
         ("x.json", WANTED[0]),
@@ -87,6 +88,7 @@ NPY_OF_A_PEBIBYTE = (
         ("x.npy", b"nothing", "cannot be read as .npy"),
         ("x.npy", NPY_OF_A_PEBIBYTE, "cannot be read as .npy"),
         ("x.npz", b"nothing", "cannot be read as .npz"),
+        ("x.npz", NPY_OF_A_PEBIBYTE, "cannot be read as .npz: it is no archive of arrays"),
         ("x.npz", b"PK\x03\x04" + bytes(50), "cannot be read as .npz"),
         ("x.json", b"{", "cannot be read as .json"),
         ("x.json", b"[[1, 2], [3]]", "Input x cannot be made of this"),
@@ -106,6 +108,8 @@ def test_a_file_that_is_no_request_is_said_so(tmp_path: Path, name: str, content
 def test_a_missing_file_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="No such file"):
         inputs.read(tmp_path / "x.npy", ONE)
+    with pytest.raises(InvalidInput, match=r"x\.png cannot be read: No such file"):
+        inputs.from_files([tmp_path / "x.png"], ONE, None)
 
 
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
