@@ -45,6 +45,9 @@ BROKER_FIGURES: Final = ("bytes/received", "bytes/sent", "clients/connected")
 LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 """How this machine reaches what listens on all of its addresses."""
 
+HostName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9:][A-Za-z0-9._:-]{0,252}$")]
+"""A name or an address. It stands in a certificate, which takes no other letters; others' names have an `xn--` form."""
+
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
@@ -53,10 +56,10 @@ class CentralSettings:
     """Where the central side keeps its state, and where it listens. Devices remember the ports, so none is chosen freely."""
 
     data_dir: Path = connection.DEFAULT_DATA
-    host: str = "127.0.0.1"
+    host: HostName = "127.0.0.1"
     api_port: Port = 8443
     mqtt_port: Port = 8883
-    hostnames: tuple[str, ...] = ()
+    hostnames: tuple[HostName, ...] = ()
     """Further names and addresses by which devices reach this machine; they stand in the server's certificate."""
 
     @property

@@ -82,15 +82,10 @@ def write_profile(data: Path, profile: OperatorProfile) -> None:
 def connect(data: Path) -> Connection:
     """Speak to the central side whose data directory this is. Raises `ServerUnreachable` when there is none."""
     profile = read_profile(data)
-    context = ssl.create_default_context(cadata=profile.authority)
-    client = httpx.Client(
-        base_url=profile.url,
-        verify=context,
-        headers={"authorization": f"Bearer {profile.token}"},
-        timeout=TIMEOUT_S,
-        trust_env=False,
-    )
-    return Connection(profile, client)
+    try:
+        return Connection(profile, _client(profile))
+    except (ssl.SSLError, ValueError, httpx.InvalidURL) as error:
+        raise _unreadable(data / OPERATOR_FILE, error) from error
 
 
 def read_profile(data: Path) -> OperatorProfile:
@@ -104,9 +99,21 @@ def read_profile(data: Path) -> OperatorProfile:
             "Start one with `edgeward up`, or name its directory with --data-dir."
         ) from error
     except (OSError, msgspec.DecodeError) as error:
-        raise ServerUnreachable(
-            f"{path} cannot be read: {error}. Start `edgeward up` again; it writes the file anew."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _client(profile: OperatorProfile) -> httpx.Client:
+    return httpx.Client(
+        base_url=profile.url,
+        verify=ssl.create_default_context(cadata=profile.authority),
+        headers={"authorization": f"Bearer {profile.token}"},
+        timeout=TIMEOUT_S,
+        trust_env=False,
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> ServerUnreachable:
+    return ServerUnreachable(f"{path} cannot be read: {error}. Start `edgeward up` again; it writes the file anew.")
 
 
 def _read(answer: httpx.Response) -> Any:  # noqa: ANN401

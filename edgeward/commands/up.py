@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from pathlib import Path
 
 import click
@@ -53,6 +54,8 @@ def command(file: Path | None, hostnames: tuple[str, ...], **flags: str | int | 
         terminal.err.print(
             f"  API      {central.url}\n  MQTT     mqtts://{settings.host}:{settings.mqtt_port}\n  data     {data}"
         )
+        if data != CentralSettings.data_dir:
+            terminal.err.print(f"  first    export EDGEWARD_DATA={shlex.quote(str(data))}", markup=False, soft_wrap=True)
         terminal.err.print("  next     edgeward publish BUNDLE · edgeward claim create · edgeward devices")
         central.watch(asked_to_stop)
     terminal.err.print("The central side has stopped.")

@@ -12,7 +12,9 @@ import pytest
 
 from edgeward.broker import free_ports, listens
 from edgeward.central import Central, CentralSettings
+from fleet_io import config
 from fleet_io.clock import SystemClock
+from fleet_io.errors import ConfigurationError
 from tests.support.central_side import CentralSide, central_side, edgeward
 from tests.support.waiting import until
 
@@ -128,6 +130,12 @@ def test_listening_everywhere_it_wants_a_name_that_devices_can_be_given(tmp_path
     assert refused.returncode == 1
     assert "--hostname" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["fleet example", "flotte-é.example", "a" * 254])
+def test_a_hostname_that_no_certificate_takes_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="hostnames"):
+        config.load(CentralSettings, file=None, prefix="X", environ={}, flags={"hostnames": (name,)})
 
 
 def test_devices_are_given_the_first_hostname_and_this_machine_asks_itself(tmp_path: Path) -> None:
