@@ -29,6 +29,7 @@ from device_agent.journal import Journal
 from device_agent.link import ChunkLink, QueueInbox
 from device_agent.outbox import Outbox
 from device_agent.perform import Bounds, Parts, Performer, formats_at_hand
+from device_agent.renewal import Renewal
 from device_agent.reporter import Reporter, will_of
 from device_agent.slots import Slots
 from device_agent.streams import Streams
@@ -101,6 +102,9 @@ def run(
             held.callback(worker.stop)
         transport.start()
         held.callback(transport.stop)
+        renewal = Renewal(enrolled, server=config.server or enrolled.server, clock=clock, chance=chance)
+        renewal.start()
+        held.callback(renewal.stop)
         agent.run()
         if agent.hung:
             hung(agent.hung)

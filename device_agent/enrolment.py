@@ -1,7 +1,7 @@
 """How a device gets its identity: claim token → authority checked by its hash → certificate request → identity on disk.
 
 The key is made on the device and never leaves it. Each step is kept before the next, so an enrolment that was interrupted
-goes on, and one that is done is not done again.
+goes on, and one that is done is not done again. Before its certificate ends, the key gets the next one (`renew`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 import msgspec
@@ -23,9 +23,11 @@ from cryptography.x509.oid import NameOID
 
 from device_agent import identity
 from device_agent.errors import ClaimRefused, EnrolmentFailed, NotEnrolled, ServerUnreachable, WrongAuthority
-from device_agent.identity import Enrolled, Granted, Record
+from device_agent.identity import Enrolled, Granted, Record, Renewed
 from fleet_io import durable
 from fleet_protocol import limits
+
+T = TypeVar("T")
 
 TIMEOUT_S: Final = 15.0
 ANSWER_BYTES: Final = limits.MIB
@@ -64,10 +66,25 @@ def enrol(directory: Path, device: str, *, server: str, claim: str) -> Enrolled:
     parsed = parse_claim(claim)
     authority = fetch_authority(server, parsed)
     key = _own_key(directory / identity.KEY_FILE)
-    granted = _ask(server, authority, {"device": device, "claim": claim.strip(), "csr": _request(key, device)})
-    _check(granted, key, device)
+    body = {"device": device, "claim": claim.strip(), "csr": _request(key, device)}
+    granted = _ask(server, authority, "/v1/enrolments", body, Granted)
+    _check_certificate(granted.certificate, key, device)
+    _check_director_key(granted)
     trusted = msgspec.structs.replace(granted, authority=authority)
     return identity.keep(directory, Record(device=device, server=server, granted=trusted))
+
+
+def renew(enrolled: Enrolled, *, server: str) -> None:
+    """Put the next certificate of the device's key in the place of the one that is there.
+
+    Raises `EnrolmentFailed` or `OSError`; then the old one stands.
+    """
+    key = identity.read_key(enrolled.identity.key)
+    authority = enrolled.identity.authority.read_text(encoding="ascii")
+    body = {"device": enrolled.device, "csr": _request(key, enrolled.device)}
+    renewed = _ask(server, authority, "/v1/renewals", body, Renewed)
+    _check_certificate(renewed.certificate, key, enrolled.device)
+    durable.write_bytes(enrolled.identity.certificate, renewed.certificate.encode())
 
 
 def fetch_authority(server: str, claim: Claim) -> str:
@@ -87,19 +104,19 @@ def fetch_authority(server: str, claim: Claim) -> str:
     return certificate.public_bytes(Encoding.PEM).decode()
 
 
-def _ask(server: str, authority: str, body: dict[str, str]) -> Granted:
+def _ask(server: str, authority: str, path: str, body: dict[str, str], kind: type[T]) -> T:
     context = ssl.create_default_context(cadata=authority)
     with httpx.Client(verify=context, timeout=TIMEOUT_S, trust_env=False) as client:
-        answer = _call(client, "POST", server, "/v1/enrolments", body)
+        answer = _call(client, "POST", server, path, body)
     if answer.is_success:
         try:
-            return msgspec.json.decode(answer.content, type=Granted)
+            return msgspec.json.decode(answer.content, type=kind)
         except msgspec.DecodeError as error:
             raise EnrolmentFailed(f"{server} gave an identity that cannot be read: {error}") from error
     message = _message_of(answer)
     if answer.status_code in (400, 401, 403, 404, 409, 410, 422):
-        raise ClaimRefused(f"{server} refused the enrolment: {message}")
-    raise EnrolmentFailed(f"{server} could not enrol this device: {message}")
+        raise (ClaimRefused if "claim" in body else EnrolmentFailed)(f"{server} refused: {message}")
+    raise EnrolmentFailed(f"{server} could not give this device a certificate: {message}")
 
 
 def _call(client: httpx.Client, method: str, server: str, path: str, body: dict[str, str] | None = None) -> httpx.Response:
@@ -140,13 +157,18 @@ def _request(key: ec.EllipticCurvePrivateKey, device: str) -> str:
     return request.public_bytes(Encoding.PEM).decode()
 
 
-def _check(granted: Granted, key: ec.EllipticCurvePrivateKey, device: str) -> None:
+def _check_certificate(certificate: str, key: ec.EllipticCurvePrivateKey, device: str) -> None:
     """What was granted is for us; a mix-up must not be found out at the broker."""
     try:
-        certificate = x509.load_pem_x509_certificate(granted.certificate.encode())
-        fits = identity.belongs(certificate, key, device)
+        fits = identity.belongs(x509.load_pem_x509_certificate(certificate.encode()), key, device)
+    except ValueError as error:
+        raise EnrolmentFailed(f"the server gave a certificate that cannot be read: {error}") from error
+    if not fits:
+        raise EnrolmentFailed(f"the server gave a certificate that is not for {device}'s key")
+
+
+def _check_director_key(granted: Granted) -> None:
+    try:
         identity.director_key(granted)
     except (ValueError, KeyError, TypeError) as error:
         raise EnrolmentFailed(f"the server gave an identity that cannot be used: {error}") from error
-    if not fits:
-        raise EnrolmentFailed(f"the server gave a certificate that is not for {device}'s key")

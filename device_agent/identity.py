@@ -43,6 +43,12 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
     broker: BrokerAddress
 
 
+class Renewed(msgspec.Struct, frozen=True, kw_only=True):
+    """The server's answer to a renewal: the next certificate, PEM."""
+
+    certificate: str
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept; written last, so its presence means that enrolment is done."""
 
@@ -102,6 +108,18 @@ def belongs(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, devi
     """Whether the certificate is for this key and names this device."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return certificate.public_key() == key.public_key() and [name.value for name in names] == [device]
+
+
+def needs_renewal(enrolled: Enrolled, now: float) -> bool:
+    """Whether the certificate is in the last third of its life, or past it (`now`: epoch seconds). Raises `EnrolmentFailed`."""
+    try:
+        certificate = x509.load_pem_x509_certificate(enrolled.identity.certificate.read_bytes())
+    except (OSError, ValueError) as error:
+        raise EnrolmentFailed(
+            f"{enrolled.identity.certificate} cannot be read ({error}). Remove it, and enrol again."
+        ) from error
+    begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    return ends - now < (ends - begins) / 3
 
 
 def _check_files(directory: Path, record: Record) -> None:

@@ -112,7 +112,9 @@ class MqttTransport:
         self._connection: object = None
         self._fault = ""
         self._thread = threading.Thread(target=self._keep_connected, name=f"mqtt-{client_id}", daemon=True)
-        self._client = self._make_client(client_id, identity, will)
+        self._identity = identity
+        self._tls = None if identity is None else _client_context(identity)
+        self._client = self._make_client(client_id, will)
 
     def subscribe(self, topic_filter: str, handler: Handler, *, qos: QoS) -> None:
         """See `Transport`."""
@@ -157,10 +159,10 @@ class MqttTransport:
                 self._unsent.popleft()
             return len(self._unsent) < UNDER_WAY
 
-    def _make_client(self, client_id: str, identity: Identity | None, will: Will | None) -> paho.Client:
+    def _make_client(self, client_id: str, will: Will | None) -> paho.Client:
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5, reconnect_on_failure=False)
-        if identity is not None:
-            client.tls_set_context(_client_context(identity))
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(IN_FLIGHT)
         client.max_queued_messages_set(UNDER_WAY)
@@ -199,6 +201,8 @@ class MqttTransport:
         self._refused = False
         self._reason = self._fault = ""
         try:
+            if self._tls is not None and self._identity is not None:
+                self._tls.load_cert_chain(self._identity.certificate, self._identity.key)  # it may have been renewed
             self._client.connect(self._broker.host, self._broker.port, self._keepalive_s)
             self._loop_until_it_ends()
         except (OSError, ValueError) as error:

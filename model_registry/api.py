@@ -1,6 +1,7 @@
 """The HTTP API of the registry: what each route takes and gives. Limits, tokens and statuses are `http_edge`'s.
 
-Two routes need no token: the authority's certificate, which is no secret, and enrolment, which brings a claim instead.
+Three routes need no token: the authority's certificate, which is no secret; enrolment, which brings a claim instead; and the
+renewal of a device's certificate, which proves to have the device's key.
 """
 
 from __future__ import annotations
@@ -40,6 +41,13 @@ class EnrolmentBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     device: str
     claim: Annotated[str, msgspec.Meta(max_length=500)]
+    csr: Annotated[str, msgspec.Meta(max_length=REQUEST_BYTES)]
+
+
+class RenewalBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device sends for its next certificate: its name, and a PKCS#10 request as PEM by the key that it has."""
+
+    device: str
     csr: Annotated[str, msgspec.Meta(max_length=REQUEST_BYTES)]
 
 
@@ -91,6 +99,7 @@ class Api:
         return [
             edge.route("GET", "/v1/authority", self._authority, public=True),
             edge.route("POST", "/v1/enrolments", self._enrol, public=True),
+            edge.route("POST", "/v1/renewals", self._renew, public=True),
             edge.route("POST", "/v1/claims", self._create_claim),
             edge.route("GET", "/v1/metadata/{file}", self._metadata),
             edge.route("GET", "/v1/blobs/{digest}", self._has_blob),  # answers HEAD; Starlette adds it to GET
@@ -125,6 +134,11 @@ class Api:
             "broker": {"host": self.broker[0], "port": self.broker[1]},
         }
         return Reply(answer, 201)
+
+    def _renew(self, call: Call) -> Reply:
+        body = codec.decode(call.body, RenewalBody, limit=SMALL_BODY, what="renewal")
+        issued = self.enrolment.renew(body.device, body.csr.encode(), address=call.address)
+        return Reply({"certificate": issued.certificate.decode(), "expires": issued.expires}, 201)
 
     def _create_claim(self, call: Call) -> Reply:
         body = codec.decode(call.body, ClaimBody, limit=SMALL_BODY, what="claim")

@@ -2,7 +2,8 @@
 
 A claim token is `ew1.<SHA-256 of the authority's certificate>.<secret>`: the device checks the authority by it before it
 believes anything, and we keep only the secret's hash. A device whose connection breaks before it has saved the answer may ask
-again with the same key and claim; that is answered again and counted once.
+again with the same key and claim; that is answered again and counted once. Before a certificate ends, its key gets the next
+one: who proves to have it needs no claim.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fleet_io.clock import Clock
 from fleet_protocol.names import check_name
 from model_registry.authority import Authority, Issued, key_fingerprint, requested_key
 from model_registry.catalogue import Catalogue
-from model_registry.errors import ClaimRefused, DeviceNameTaken, InvalidRequest, TooManyAttempts
+from model_registry.errors import ClaimRefused, DeviceNameTaken, InvalidRequest, RenewalRefused, TooManyAttempts
 from model_registry.fleet_records import Claim, Device
 from model_registry.pacing import TokenBucket
 from model_registry.rollout import EVERYONE
@@ -29,6 +30,10 @@ ATTEMPTS: Final = 10
 ATTEMPTS_PER_S: Final = 0.2
 ADDRESSES: Final = 10_000
 """Addresses whose failed attempts are counted at the same time."""
+
+RENEWALS: Final = 5
+RENEWALS_PER_S: Final = 1 / 3600
+"""Of one device: it needs one in eight months, and a few more when answers are lost."""
 
 RESERVED: Final = frozenset({EVERYONE, "central"})
 """Names that mean something else where device names stand."""
@@ -55,6 +60,7 @@ class Enrolment:
         self._certificate_days = certificate_days
         self._lock = threading.Lock()
         self._failures: dict[str, TokenBucket] = {}
+        self._renewals: dict[str, TokenBucket] = {}
 
     def create_claim(self, *, device: str | None, uses: int, lifetime_s: float, replace: bool, actor: str) -> NewClaim:
         """A new right to enrol. Raises `InvalidName` or `InvalidRequest`."""
@@ -97,6 +103,36 @@ class Enrolment:
             records.fleet.add_certificate(device, issued, now)
             records.note(now, f"claim {found.id}", "enrol", device, f"serial={issued.serial} from={address}")
         return issued
+
+    def renew(self, device: str, request: bytes, *, address: str) -> Issued:
+        """The next certificate for a device whose certificate request proves that it has the key with which it is enrolled.
+
+        Nobody else could use it. Raises `InvalidName`, `InvalidRequest`, `RenewalRefused`, or `TooManyAttempts` when `address`
+        failed, or the device renewed, too often.
+        """
+        check_device_name(device)
+        self._check_attempts(address)
+        key = requested_key(request)
+        now = self._clock.now()
+        with self._catalogue.changing() as records:
+            known = records.fleet.device(device)
+            if known is None or known.public_key != key_fingerprint(key):
+                self._count_failure(address)
+                raise RenewalRefused(
+                    f"No device named {device!r} is enrolled with this key.",
+                    "Remove its identity folder, and start its agent with a claim made with `edgeward claim create --replace`.",
+                )
+            self._count_renewal(device)
+            issued = self._authority.issue_device(device, key, now, days=self._certificate_days)
+            records.fleet.add_certificate(device, issued, now)
+            records.note(now, device, "renew", device, f"serial={issued.serial} from={address}")
+        return issued
+
+    def _count_renewal(self, device: str) -> None:
+        with self._lock:
+            bucket = self._renewals.setdefault(device, TokenBucket(RENEWALS_PER_S, RENEWALS))
+            if bucket.take(1, self._clock.monotonic()) > 0:
+                raise TooManyAttempts(f"{device} has got {RENEWALS} certificates lately.", "Wait an hour.")
 
     def _check_attempts(self, address: str) -> None:
         with self._lock:

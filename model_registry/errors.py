@@ -55,6 +55,10 @@ class ClaimRefused(RegistryError):
     """The claim token is wrong, used up, expired, or meant for another device. Ask the operator for a new one."""
 
 
+class RenewalRefused(RegistryError):
+    """Only the key with which a device is enrolled gets a new certificate. Enrol the device with a claim."""
+
+
 class DeviceNameTaken(RegistryError):
     """Another device has that name. Choose another name, or have a claim made that allows replacing."""
 

@@ -37,6 +37,7 @@ _ANSWERS: Final[dict[type[Exception], tuple[int, str]]] = {
     ProtocolError: (400, "malformed"),
     errors.AccessRefused: (401, "access_refused"),
     errors.ClaimRefused: (403, "claim_refused"),
+    errors.RenewalRefused: (403, "renewal_refused"),
     errors.BlobMissing: (404, "blob_missing"),
     errors.NotFound: (404, "not_found"),
     errors.VersionTaken: (409, "version_taken"),

@@ -15,9 +15,15 @@ from starlette.routing import Route
 
 from device_agent import enrolment, identity
 from device_agent.errors import ClaimRefused, EnrolmentFailed, NotEnrolled, ServerUnreachable, WrongAuthority
+from device_agent.renewal import Renewal
 from edgeward.broker import free_port
+from fleet_io.clock import SystemClock
 from fleet_io.http_server import HttpServer, ServerCertificate
 from tests.support.real_fleet import RealFleet
+from tests.support.registry_world import SteppedClock
+from tests.support.waiting import until
+
+DAY = 24 * 3600.0
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +165,31 @@ def test_the_claim_is_not_kept(fleet: RealFleet, tmp_path: Path) -> None:
     enrolment.enrol(tmp_path, "loft", server=fleet.url, claim=claim)
     secret = claim.rsplit(".", 1)[1].encode()
     assert all(secret not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+class TestRenewal:
+    def test_a_certificate_is_renewed_in_the_last_third_of_its_life_for_the_same_key(
+        self, fleet: RealFleet, tmp_path: Path
+    ) -> None:
+        enrolled = enrolment.enrol(tmp_path, "lobby", server=fleet.url, claim=fleet.claim("lobby"))
+        before = enrolled.identity.certificate.read_bytes()
+        now = SystemClock().now()
+        assert not identity.needs_renewal(enrolled, now + 240 * DAY)
+        assert identity.needs_renewal(enrolled, now + 250 * DAY)
+        assert identity.needs_renewal(enrolled, now + 400 * DAY), "also when it has ended"
+        renewal = Renewal(enrolled, server=fleet.url, clock=SteppedClock(now + 250 * DAY), chance=lambda: 0.0)
+        renewal.start()
+        until(lambda: enrolled.identity.certificate.read_bytes() != before, "the next certificate is there")
+        renewal.stop()
+        again = identity.load(tmp_path, "lobby")
+        assert again == enrolled
+
+    def test_what_cannot_be_renewed_keeps_its_certificate(self, fleet: RealFleet, tmp_path: Path) -> None:
+        enrolled = enrolment.enrol(tmp_path, "stairs", server=fleet.url, claim=fleet.claim("stairs"))
+        before = enrolled.identity.certificate.read_bytes()
+        enrolment.enrol(tmp_path / "new", "stairs", server=fleet.url, claim=fleet.claim("stairs", replace=True))
+        with pytest.raises(EnrolmentFailed, match="enrolled with this key"):
+            enrolment.renew(enrolled, server=fleet.url)
+        with pytest.raises(ServerUnreachable):
+            enrolment.renew(enrolled, server=f"https://127.0.0.1:{free_port()}")
+        assert enrolled.identity.certificate.read_bytes() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from fleet_io.clock import system_chance
-from fleet_io.mqtt import UNDER_WAY, Broker, MqttTransport
+from fleet_io.mqtt import UNDER_WAY, Broker, Identity, MqttTransport
 from fleet_io.transport import Message, Will
 from fleet_protocol import limits, topics
 from model_registry.authority import CENTRAL_NAME
@@ -100,6 +101,28 @@ def test_a_client_comes_back_by_itself_after_the_broker_was_killed_and_restarted
     central.publish(topics.device("steady", "ack"), b"after", qos=1)
     until(lambda: got, "its subscription is there again")
     assert got[0].payload == b"after"
+
+
+def test_a_certificate_that_was_replaced_meanwhile_is_shown_at_the_next_connect(own_broker: TestBroker, tmp_path: Path) -> None:
+    old, new = own_broker.authority.device("old"), own_broker.authority.device("new")
+    mine = Identity(old.authority, tmp_path / "mine.pem", tmp_path / "mine.key")
+    shutil.copy(old.certificate, mine.certificate), shutil.copy(old.key, mine.key)
+    device = MqttTransport(own_broker.address, mine, client_id="mine", chance=lambda: 0.05)
+    start_and_wait(device)
+    shutil.copy(new.certificate, mine.certificate), shutil.copy(new.key, mine.key)
+    comebacks: list[bool] = []
+    device.on_connected(lambda: comebacks.append(True))
+    own_broker.process.kill()
+    own_broker.process.start()
+    until(lambda: comebacks, "the client is connected again", timeout_s=40)
+    got: list[Message] = []
+    central = own_broker.client(CENTRAL_NAME)
+    central.subscribe(topics.every_device("status"), got.append, qos=1)
+    start_and_wait(central)
+    device.publish(topics.device("new", "status"), b"here", qos=1)
+    until(lambda: got, "it may speak as the new one")
+    device.stop()
+    central.stop()
 
 
 def test_two_clients_of_one_identity_say_what_it_may_be(own_broker: TestBroker) -> None:

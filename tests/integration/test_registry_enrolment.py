@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from securesystemslib.signer import Key
 from tuf.api.metadata import Metadata, Root
 
+from model_registry.enrolment import RENEWALS
 from tests.support.registry_world import RegistryWorld, registry_world, request_pem
 
 DAY = 24 * 3600.0
@@ -221,3 +222,45 @@ def test_the_authoritys_key_never_leaves(world: RegistryWorld) -> None:
     load_pem_private_key(key, None)
     granted = enrol(world, "camera-7", world.claim())
     assert "PRIVATE" not in str(granted)
+
+
+def renew(world: RegistryWorld, device: str, csr: str, *, status: int = 201) -> Any:
+    answer = world.client.post("/v1/renewals", json={"device": device, "csr": csr}, headers={"authorization": ""})
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def test_the_key_of_a_device_gets_the_next_certificate_without_a_claim(world: RegistryWorld) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    first = enrol(world, "camera-7", world.claim(), request_pem(key))
+    world.clock.forward(250 * DAY)
+    renewed = renew(world, "camera-7", request_pem(key))
+    certificate = x509.load_pem_x509_certificate(renewed["certificate"].encode())
+    assert certificate.public_key() == key.public_key()
+    assert certificate.subject.rfc4514_string() == "CN=camera-7"
+    assert renewed["expires"] > first["expires"]
+    assert world.ask("GET", "/v1/devices/camera-7")["certificate_expires"] == renewed["expires"]
+
+
+def test_no_other_key_and_no_stranger_gets_a_certificate(world: RegistryWorld) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    enrol(world, "camera-7", world.claim(), request_pem(key))
+    assert code(renew(world, "camera-7", request_pem(), status=403)) == "renewal_refused"
+    assert code(renew(world, "camera-8", request_pem(key), status=403)) == "renewal_refused"
+
+
+def test_the_former_key_of_a_replaced_device_is_not_renewed(world: RegistryWorld) -> None:
+    former = ec.generate_private_key(ec.SECP256R1())
+    enrol(world, "camera-7", world.claim(), request_pem(former))
+    enrol(world, "camera-7", world.claim(replace=True), request_pem())
+    assert code(renew(world, "camera-7", request_pem(former), status=403)) == "renewal_refused"
+
+
+def test_a_request_that_is_sent_again_and_again_gets_no_more_certificates(world: RegistryWorld) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    enrol(world, "camera-7", world.claim(), request_pem(key))
+    for _ in range(RENEWALS):
+        renew(world, "camera-7", request_pem(key))
+    assert code(renew(world, "camera-7", request_pem(key), status=429)) == "too_many_attempts"
+    world.clock.forward(3600)
+    renew(world, "camera-7", request_pem(key))

@@ -87,8 +87,8 @@ class RealFleet:
     def close(self) -> None:
         self._held.close()
 
-    def claim(self, device: str) -> str:
-        token: str = self._ask("POST", "/v1/claims", {"device": device})["claim"]
+    def claim(self, device: str, *, replace: bool = False) -> str:
+        token: str = self._ask("POST", "/v1/claims", {"device": device, "replace": replace})["claim"]
         return token
 
     def publish(self, release: Release) -> None:
