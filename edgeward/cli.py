@@ -29,7 +29,7 @@ COMMANDS: Final[dict[str, str]] = {
     "predict": "Run one input through a model.",
     "publish": "Sign a bundle and hand it to the registry.",
     "rollout": "Bring a release to a cohort, and watch it.",
-    "serve": "Answer requests for one model on localhost.",
+    "serve": "Answer requests for models on localhost.",
     "status": "Show the fleet at a glance.",
     "stream": "Run a model on all that comes from a directory, camera, pipe or topic.",
     "tune": "Find the fastest way to run a model on this device.",

@@ -23,7 +23,8 @@ from runtime.local_server.answering import refusal
 from tests.support import models
 from tests.support.central_side import edgeward
 
-PAGE = (Path(__file__).parents[2] / "docs" / "pool.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "pool.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -33,10 +34,8 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_its_programs_run_and_print_what_they_say(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(directory)
+def test_its_programs_run_and_print_what_they_say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
     code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
     exec(compile(code, "docs/pool.md", "exec"), {})
     said = re.findall(r"^print.*?  # (.*)$", code, re.MULTILINE)

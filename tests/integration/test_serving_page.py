@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from runtime import ModelHost, sources
 from runtime.local_server import answering, exchange, prometheus_text
@@ -20,22 +19,15 @@ from runtime.local_server.grpc_server import CONCURRENT
 from runtime.local_server.server import LocalServer
 from runtime.local_server.serving_statistics import Totals
 
-PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+MODEL = ROOT / "examples" / "digits" / "digits-v1.onnx"
 
 
 @pytest.fixture(scope="module")
-def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Those of a server, by the page's own, with its model: `x` float32[?, 2] to its sum `y` float32[?, 1]."""
-    path = tmp_path_factory.mktemp("model") / "digits.onnx"
-    graph = helper.make_graph(
-        [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=1)],
-        "digits",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 1])],
-        [helper.make_tensor("axes", TensorProto.INT64, [1], [1])],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    host, source = ModelHost(), sources.find(path)
+def ports() -> Iterator[dict[str, str]]:
+    """Those of a server of the page's model, by the page's own."""
+    host, source = ModelHost(), sources.find(MODEL)
     host.activate(source.identity, source.load())
     server = LocalServer(host, grpc="127.0.0.1:0")
     server.start()
@@ -46,16 +38,18 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 def test_its_first_request_is_answered_as_it_says(ports: dict[str, str]) -> None:
     commands, answer = re.findall(r"```(?:sh)?\n(.*?)```", PAGE, re.DOTALL)[:2]
     serve, curl = commands.splitlines()
-    assert serve == "edgeward serve digits.onnx --port 8000 &"
+    assert serve == f"edgeward serve {MODEL.relative_to(ROOT)} --port 8000 &"
     program, _, url, option, body = shlex.split(curl)
     assert (program, option) == ("curl", "-d")
-    assert httpx.post(url.replace(":8000", f":{ports['8000']}"), content=body).text == answer.strip()
+    response = httpx.post(url.replace(":8000", f":{ports['8000']}"), content=body)
+    assert response.json()["predictions"][0] == pytest.approx(json.loads(answer)["predictions"][0], abs=1e-4)
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_its_programs_run_and_print_what_they_say(
-    ports: dict[str, str], capsys: pytest.CaptureFixture[str], number: int
+    ports: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
+    monkeypatch.chdir(ROOT)
     code = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[number]
     runnable = re.sub(r":(800\d)", lambda match: f":{ports[match[1]]}", code)
     exec(compile(runnable, "docs/serving.md", "exec"), {})

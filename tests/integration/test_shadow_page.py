@@ -17,17 +17,15 @@ import pytest
 
 from runtime.shadowing.shadow import Allowance, Shadow
 from runtime.shadowing.shadow_record import Outcome, ShadowRecord
-from tests.support import models
 from tests.support.waiting import until
 
-PAGE = (Path(__file__).parents[2] / "docs" / "shadow.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "shadow.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    models.linear_classifier(tmp_path / "live.onnx")
-    models.linear_classifier(tmp_path / "candidate.onnx", seed=1)
-    monkeypatch.chdir(tmp_path)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
 
 
 def table(first: str) -> list[str]:
@@ -54,10 +52,10 @@ def test_its_commands_serve_a_shadow_that_says_how_it_compares() -> None:
             assert line, "serve ended before it said where it listens"
         url = json.loads(said)["url"]
         path = shlex.split(curl)[2].removeprefix("http://127.0.0.1:8000")
-        tensor = {"name": "pixels", "shape": [1, 64], "datatype": "FP32", "data": models.samples(1)[0].ravel().tolist()}
+        tensor = {"name": "pixels", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": [0.0] * 64}
 
         def compared() -> bool:
-            assert httpx.post(f"{url}/v2/models/live/infer", json={"inputs": [tensor]}).status_code == 200
+            assert httpx.post(f"{url}/v2/models/digits-v1/infer", json={"inputs": [tensor]}).status_code == 200
             return bool(httpx.get(url + path).json()["requests"].get("compared", 0))
 
         until(compared, "the candidate was compared", timeout_s=60)
@@ -65,7 +63,7 @@ def test_its_commands_serve_a_shadow_that_says_how_it_compares() -> None:
         assert {name: record[name] for name in json.loads(shown)} == json.loads(shown)
         assert record["agreement"] == 1.0
         metrics = httpx.get(f"{url}/metrics").text
-        assert 'edgeward_shadow_agreement{model="live",version="0.0.0",candidate="0.0.0"} 1.0' in metrics
+        assert 'edgeward_shadow_agreement{model="digits-v1",version="0.0.0",candidate="0.0.0"} 1.0' in metrics
         assert 'outcome="compared"' in metrics
         assert "edgeward_shadow_cpu_seconds_total" in metrics
     finally:
@@ -94,7 +92,17 @@ def test_its_tables_name_every_field_outcome_and_allowance() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_candidate_that_is_not_there_stops_the_command() -> None:
-    arguments = [sys.executable, "-m", "edgeward", "serve", "live.onnx", "--port", "0", "--shadow", "nothing.onnx"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "edgeward",
+        "serve",
+        "examples/digits/digits-v1.onnx",
+        "--port",
+        "0",
+        "--shadow",
+        "nothing.onnx",
+    ]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     assert "nothing.onnx cannot be read" in done.stderr
