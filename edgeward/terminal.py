@@ -16,7 +16,8 @@ import msgspec
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+
+    from edgeward.tables import FittedTable
 
     out: Console
     err: Console
@@ -59,16 +60,12 @@ def print_json(value: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> FittedTable:
     """A table in our one style; columns named in `right` hold numbers."""
-    from rich.table import Table
+    from edgeward.tables import FittedTable
 
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
-    for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*("" if cell is None else str(cell) for cell in row))
-    return made
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    return FittedTable(title, columns, cells, right)
 
 
 @contextmanager
