@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import runtime
 from runtime import InferenceFailed, ModelHost, ModelIdentity
 from runtime.errors import CannotListen
+from runtime.local_server import exchange
 from runtime.local_server.answering import INLINE_BYTES
 from runtime.local_server.oip_facts import EXTENSIONS
 from runtime.local_server.server import LocalServer
@@ -227,16 +227,17 @@ def test_a_client_that_sends_everything_before_it_looks_still_sees_why_it_was_re
         assert sending.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
-def test_all_bodies_together_are_bounded_and_room_comes_back(serving: Any, host: ModelHost) -> None:
+def test_all_bodies_together_are_bounded_and_room_comes_back(
+    serving: Any, host: ModelHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "_UNREAD_TIMEOUT_S", 600.0)  # a refusal that waits for more of a whole body comes too late
     body = json.dumps(request(models.samples(1)[0])).encode().ljust(9_000)
     with serving(host, body_bytes=10_000) as client, contextlib.ExitStack() as stack:
         held = [stack.enter_context(connection(client)) for _ in range(4)]
         for each in held:
             each.sendall(head(9_001) + body)  # and one byte is still to come
         until(lambda: client.post(INFER, content=body).status_code == 503, "the bodies under way were counted")
-        began = time.perf_counter()
         assert client.post(INFER, content=body).headers["retry-after"] == "1"
-        assert time.perf_counter() - began < 3, "the refusal waited for more of a body that had come whole"
         held[0].sendall(b" ")
         assert held[0].recv(4096).startswith(b"HTTP/1.1 200 ")
         for each in held[1:]:

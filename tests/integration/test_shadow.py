@@ -113,7 +113,7 @@ SIZE = PIXELS["pixels"].nbytes + 4 * models.CLASSES * 4
 def test_a_candidate_that_hangs_costs_no_live_request_anything_but_memory_within_the_budget(
     bound: dict[str, int], tmp_path: Path
 ) -> None:
-    allowance = Allowance(share=1.0, cpu_share=1.0, timeout_s=0.5, crashes=1, **bound)
+    allowance = Allowance(share=1.0, cpu_share=1.0, timeout_s=600, **bound)
     with shadowed(live(tmp_path), live(tmp_path), allowance) as (host, shadow):
         asked_until(host, shadow, "compared", 1)
         until(lambda: "waiting" not in shadow.record().requests, "nothing waits")
@@ -123,8 +123,15 @@ def test_a_candidate_that_hangs_costs_no_live_request_anything_but_memory_within
         found = shadow.record()
         assert found.requests["over_memory"] >= 7
         assert found.requests.get("waiting", 0) <= 3
+
+
+def test_a_candidate_that_hangs_too_often_is_stopped_and_live_requests_are_answered(tmp_path: Path) -> None:
+    allowance = Allowance(share=1.0, cpu_share=1.0, timeout_s=0.2, crashes=1)
+    with shadowed(live(tmp_path), live(tmp_path), allowance) as (host, shadow):
+        os.kill(process_of_candidate().pid, signal.SIGSTOP)
+        asked_until(host, shadow, "crashed")
         until(lambda: shadow.record().state == "ended", "the hung candidate is stopped")
-        assert "did not answer within 0.5 s" in shadow.record().why
+        assert "did not answer within 0.2 s" in shadow.record().why
         ask(host)
 
 
