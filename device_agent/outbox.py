@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fleet_protocol import codec, limits, otlp
-from fleet_protocol.errors import ProtocolError
+import msgspec
+
+from fleet_protocol import codec, otlp
+from fleet_protocol.errors import LimitExceeded, ProtocolError
 from fleet_protocol.histogram import Histogram
 from fleet_protocol.states import DeviceEvent
 from fleet_protocol.telemetry import Acknowledged, Frame, Lane, ModelUsage, decode_frame, encode_frame
@@ -66,12 +68,16 @@ class Outbox:
 
     def add_usage(self, usages: Sequence[ModelUsage], *, now: float) -> None:
         """Keep a report of metrics (`now`: epoch seconds); nothing when there was no usage."""
-        for part in _parts(usages):
-            self._add(Lane.METRICS, otlp.encode_usage(part), now)
+        if usages:
+            with self._writing():
+                self._insert_usages(usages, now)
+            self._keep_within_cap(Lane.METRICS)
 
     def add_event(self, event: DeviceEvent) -> None:
         """Keep an event."""
-        self._add(Lane.EVENTS, codec.encode(event), float(event.at))
+        with self._writing():
+            self._insert(Lane.EVENTS, codec.encode(event), float(event.at))
+        self._keep_within_cap(Lane.EVENTS)
 
     def due(self, now: float) -> list[Waiting]:
         """What to send now, events first: what was never sent, and what got no answer (`now`: monotonic seconds)."""
@@ -147,9 +153,7 @@ class Outbox:
         for number in deleted:
             self._sent_at.pop(number, None)
 
-    def _add(self, lane: Lane, body: bytes, at: float) -> None:
-        with self._writing():
-            self._insert(lane, body, at)
+    def _keep_within_cap(self, lane: Lane) -> None:
         limit = self._cap * (EVENT_SHARE if lane is Lane.EVENTS else 1 - EVENT_SHARE)
         if self.size(lane) <= limit:
             return
@@ -159,6 +163,16 @@ class Outbox:
                 if self.size(lane) <= limit:
                     return
         self._drop_oldest(lane, limit)
+
+    def _insert_usages(self, usages: Sequence[ModelUsage], at: float) -> None:
+        """As one report, or several where it is too large for a message; what is so alone counts its rare classes together."""
+        try:
+            self._insert(Lane.METRICS, otlp.encode_usage(list(usages)), at)
+        except LimitExceeded:
+            middle = len(usages) // 2
+            parts = (usages[:middle], usages[middle:]) if middle else ([_coarser(usages[0])],)
+            for part in parts:
+                self._insert_usages(part, at)
 
     def _insert(self, lane: Lane, body: bytes, at: float) -> None:
         payload = encode_frame(Frame(lane=lane, boot=self._boot, sequence=self._sequence, body=body))
@@ -175,8 +189,8 @@ class Outbox:
             usages = merged(usage for _, _, payload in group for usage in _usages(payload))
             with self._writing() as deleted:
                 deleted.extend(self._delete(number for number, _, _ in group))
-                for part in _parts(usages):
-                    self._insert(Lane.METRICS, otlp.encode_usage(part), group[-1][1])
+                if usages:
+                    self._insert_usages(usages, group[-1][1])
 
     def _drop_oldest(self, lane: Lane, limit: float) -> None:
         excess = self.size(lane) - limit
@@ -206,10 +220,18 @@ def merged(usages: Iterable[ModelUsage]) -> list[ModelUsage]:
     return [sums[key] for key in sorted(sums)]
 
 
-def _parts(usages: Sequence[ModelUsage]) -> Iterator[list[ModelUsage]]:
-    """As many as one message carries."""
-    for start in range(0, len(usages), limits.ASSIGNMENTS):
-        yield list(usages[start : start + limits.ASSIGNMENTS])
+def _coarser(usage: ModelUsage) -> ModelUsage:
+    """The same with half as many classes and error types by name."""
+    counts = {"predictions": _frequent(usage.predictions), "errors": _frequent(usage.errors)}
+    return msgspec.structs.replace(usage, **counts)
+
+
+def _frequent(counts: dict[str, int]) -> dict[str, int]:
+    """The more frequent half, and all others as one."""
+    ranked = sorted(counts, key=lambda name: (-counts[name], name))
+    kept = {name: counts[name] for name in ranked[: len(ranked) // 2]}
+    rest = sum(counts[name] for name in ranked[len(ranked) // 2 :])
+    return _added(kept, {otlp.OTHER: rest}) if counts else {}
 
 
 def _sum(one: ModelUsage, other: ModelUsage) -> ModelUsage:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,6 +138,25 @@ def test_not_more_than_a_handful_is_under_way(outbox: Outbox) -> None:
     assert outbox.due(1.0) == []
     outbox.acknowledge(acknowledgement(*waiting[:2]))
     assert len(outbox.due(1.0)) == 2
+
+
+def test_a_report_that_is_too_large_for_a_message_goes_in_several(outbox: Outbox) -> None:
+    usages = [usage(0.0, version=f"1.{at}.0", classes=1500) for at in range(12)]
+    outbox.add_usage(usages, now=30.0)
+    assert outbox.count(Lane.METRICS) > 1
+    assert counted(outbox) == sum(each.latency.count for each in usages)
+
+
+def test_one_model_with_too_many_long_class_names_counts_the_rarest_together(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.sqlite", boot=BOOT, cap_bytes=1 << 20)
+    rare = {secrets.token_hex(90): 1 for _ in range(3000)}
+    outbox.add_usage([msgspec.structs.replace(usage(0.0), predictions={"seven": 5, **rare})], now=30.0)
+    (frame,) = outbox.due(0.0)
+    (told,) = otlp.decode_usage(decode_frame(frame.payload).body)
+    assert sum(told.predictions.values()) == 3005
+    assert told.predictions["seven"] == 5
+    assert told.predictions[otlp.OTHER] > 1000
+    outbox.close()
 
 
 class TestWhenItIsFull:
