@@ -251,7 +251,7 @@ def _prepared(path: Path, cache: Path) -> dict[str, object]:
     models = {name: load() for name, load in ways.items()}
     inputs = example(models["plain"].inputs)
     runs = medians({name: partial(model, inputs) for name, model in models.items()}, rounds=LOADS, batch=3)
-    memory = {name: _second(load, inputs) for name, load in ways.items()}
+    memory = {name: second_version_bytes(load, inputs) for name, load in ways.items()}
     return {
         "load": ratios(loads, to="plain"),
         "anonymous memory of a second version": ratios(memory, to="plain"),
@@ -259,7 +259,7 @@ def _prepared(path: Path, cache: Path) -> dict[str, object]:
     }
 
 
-def _second(load: Callable[[], runtime.Model], inputs: dict[str, Array]) -> float:
+def second_version_bytes(load: Callable[[], runtime.Model], inputs: dict[str, Array]) -> float:
     """Anonymous bytes that one more version takes, after it ran once."""
     gc.collect()
     memory.give_back()
