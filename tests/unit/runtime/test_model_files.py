@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 import runtime
 from runtime import InferenceFailed, InvalidInput, ModelRejected
 from runtime.engines import onnx_engine
-from tests.support import models
+from tests.support import models, tflite_models
 
 
 def test_importing_the_runtime_imports_no_engine() -> None:
@@ -202,3 +202,19 @@ def test_a_failure_inside_the_engine_is_the_models_own(tmp_path: Path) -> None:
     model = runtime.load(models.two_inputs(tmp_path / "model.onnx"))
     with pytest.raises(InferenceFailed, match="onnxruntime failed"):
         model({"left": np.zeros((3, 2), np.float32), "right": np.zeros((2, 2), np.float32)})
+
+
+_CUT = """
+import sys, numpy as np, runtime
+with runtime.load(sys.argv[1]) as model:
+    rows = {"rows": np.array([2], np.int32)}
+    before = model(rows)["found"]
+    open(sys.argv[1], "wb").close()
+    print(np.array_equal(model(rows)["found"], before))
+"""
+
+
+def test_a_small_model_outlives_its_file_being_cut_in_place(tmp_path: Path) -> None:
+    path = tflite_models.lookup(tmp_path / "lookup.tflite")
+    ended = subprocess.run([sys.executable, "-c", _CUT, str(path)], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "True\n")
