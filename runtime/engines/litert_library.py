@@ -21,7 +21,7 @@ MOST_AXES: Final = 8
 ALIGNMENT: Final = 64
 """Of the memory of a tensor, in bytes: LITERT_HOST_MEMORY_BUFFER_ALIGNMENT."""
 
-ABSENT: Final = "weights are packed in a file by ai-edge-litert 2 only, which is not installed here"
+ABSENT: Final = "weights are packed in a file by ai-edge-litert 2.1.6 or later only, which is not installed here"
 """Why there is no library, for people."""
 
 Handle = ctypes.c_void_p

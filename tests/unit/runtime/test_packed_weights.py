@@ -185,7 +185,9 @@ def test_where_the_library_is_missing_the_weights_are_packed_at_each_load_and_th
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     [contender] = runtime.sources.contenders(model)
     said = readiness.make_ready(contender, Kept(contender.source.digest, tmp_path / "cache"), ANY_SIZE)
-    assert said.startswith("its weights packed at each load, since weights are packed in a file by ai-edge-litert 2 only")
+    assert said.startswith(
+        "its weights packed at each load, since weights are packed in a file by ai-edge-litert 2.1.6 or later only"
+    )
     with pytest.raises(EngineUnavailable, match=r"pip install 'edgeward\[tflite\]'"):
         litert_library.library.__wrapped__()
 
