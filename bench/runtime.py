@@ -34,6 +34,7 @@ from runtime.hosting import memory
 from runtime.shadowing.shadow import Shadow
 from runtime.tuning import measurement, prepared, tuner
 from runtime.tuning.record import Candidate, Condition, Objective
+from runtime.tuning.space import Space
 
 ROOT: Final = Path(__file__).parents[1]
 RESNET: Final = ROOT.parent / "shared" / "data" / "resnet8_cifar10" / "float.onnx"
@@ -141,7 +142,7 @@ def _tuned(path: Path, scratch: Path, objective: Objective | None = None) -> dic
     tuning = measurement.tune(path, seconds=TUNING_S, objective=objective)
     published = Candidate(variant=tuning.chosen.variant)
     default = Candidate(variant=published.variant, spinning="on")
-    by_hand = tuner.Space((published,), usable_cores()).threadings(published)
+    by_hand = Space((published,), usable_cores()).threadings(published)
     field = list(dict.fromkeys([default, tuning.chosen, published, *by_hand]))
     times, cpu = _raced(path, scratch, objective, field)
     to = {condition: {each: _paired(found[each], found[default]) for each in field} for condition, found in times.items()}

@@ -28,11 +28,11 @@ from runtime.errors import EngineUnavailable, InferenceFailed, InvalidInput, Mod
 PROVIDER: Final = "CPUExecutionProvider"
 AUTO_SHARE: Final = 0.75
 """Of a model's nodes, at least: a provider that takes fewer is not chosen by `auto`, since copies cost more than it gains."""
-SPIN_US: Final = 50
+SPIN_US: Final = 20
 """How long a thread waits for more work before it sleeps: longer than from one operator to the next, and far less than a run.
 
-Near onnxruntime's default in latency, and near sleeping at once in CPU time (`docs/tune.md`). With 20 µs the latency was a
-little worse, with 200 µs the CPU time.
+As quick as onnxruntime's default on an idle device, and near sleeping at once in CPU time (`docs/tune.md`). 50 µs are no
+quicker, and lose beside a busy neighbour; with 10 µs the threads of larger models sleep too early.
 """
 _BOUNDED_SPINNING: Final = (1, 26)
 """The first onnxruntime that takes `session.intra_op.spin_duration_us`; to older ones spinning has no end, so theirs sleep."""

@@ -33,6 +33,7 @@ from runtime.tuning import measurement_child, neighbour_child, results, tuner
 from runtime.tuning.advice import as_chosen
 from runtime.tuning.measurement_child import Batch, Batched, Check, Open, Opened, Pace, Paced, Pad, Padded, Run
 from runtime.tuning.record import Burst, Candidate, Condition, Examined, Objective, Tuning
+from runtime.tuning.space import Space
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def measured(
 
     `others` names the execution providers beside the CPU that may be taken.
     """
-    space = tuner.Space(tuple(_as_published(each) for each in contenders), cores, tuple(others))
+    space = Space(tuple(_as_published(each) for each in contenders), cores, tuple(others))
     with tempfile.TemporaryDirectory(prefix="edgeward-tune-") as scratch:
         device = MeasuredDevice(contenders, objective, Path(scratch), check_s=seconds * _CHECK_SHARE)
         try:

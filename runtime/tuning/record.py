@@ -14,9 +14,9 @@ from runtime.device_facts import DeviceFacts
 from runtime.engines.providers import CPU
 
 EngineName = Literal["onnxruntime", "litert"]
-Spinning = Literal["off", "briefly", "on"]
-"""Whether waiting threads burn their core: never; for a moment (ours, see `runtime.engines.onnx_engine.SPIN_US`); or for some
-50 ms, after every run too (onnxruntime's default)."""
+Spinning = Literal["off", "10 µs", "briefly", "500 µs", "on"]
+"""How long waiting threads burn their core: never; for so long; for a moment (ours, `runtime.engines.onnx_engine.SPIN_US`); or
+for some 50 ms, after every run too (onnxruntime's default)."""
 Level = Literal["all", "extended", "basic"]
 """onnxruntime's graph optimisation; `all` adds processor-specific memory layouts."""
 Condition = Literal["idle", "busy"]
@@ -26,7 +26,9 @@ Percentile = Literal["p50", "p95"]
 
 _SPINNING: Final[dict[Spinning, dict[str, str]]] = {
     "off": {"session.intra_op.allow_spinning": "0"},
+    "10 µs": {"session.intra_op.spin_duration_us": "10"},
     "briefly": {},
+    "500 µs": {"session.intra_op.spin_duration_us": "500"},
     "on": {"session.intra_op.allow_spinning": "1"},
 }
 
@@ -151,7 +153,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 class TuningKey(msgspec.Struct, frozen=True, kw_only=True):
     """What a result is true for; when any of it changes, the model is tuned again."""
 
-    layout: int = 3
+    layout: int = 4
     digest: str
     """Of the bundle's manifest, or of the bare model file."""
     objective: Objective

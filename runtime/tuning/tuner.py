@@ -8,7 +8,7 @@ can give it any device. Three things make its answer trustworthy on a noisy mach
 - The default is always in the race, and wins unless another is better beyond the noise that was seen.
 
 Dimensions are searched one after another, not as a product: variants as they are, then execution providers, threads and
-spinning for the best two, then optimisation levels for the best of those.
+spinning for the best two, then shorter and longer spinning and optimisation levels for the best of those.
 
 onnxruntime's own default, whose threads spin, is raced to the end beside ours: it is what people would have without us. Usually
 it costs too much CPU time to be chosen; but where it is faster than our default, ours is no safe place to stay, and the best
@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from runtime.engines.providers import CPU
 from runtime.errors import CannotTune
-from runtime.tuning.record import Burst, Candidate, Condition, Examined, Level, Objective, Row, Spinning, Tuning
+from runtime.tuning.record import Burst, Candidate, Condition, Examined, Objective, Row, Tuning
+from runtime.tuning.space import Space, varied
 
 MIN_GAIN: Final = 0.02
 """A candidate that gains less than this is no reason to leave the default."""
@@ -88,44 +88,6 @@ Progress = Callable[[str, float], None]
 """Told what is being measured, and which share in [0, 1] of the time is over."""
 
 
-@dataclass(frozen=True, slots=True)
-class Space:
-    """What there is to try. `variants`: as they would be loaded without advice, the publisher's preferred first."""
-
-    variants: tuple[Candidate, ...]
-    cores: int
-    providers: tuple[str, ...] = ()
-    """Of onnxruntime, beside the CPU, as far as they work here."""
-
-    @property
-    def entrants(self) -> list[Candidate]:
-        """The variants, and those for LiteRT on all cores too: by itself it takes one, and would race alone against many."""
-        alone = [each for each in self.variants if each.engine == "litert" and self.cores > 1]
-        return [*self.variants, *(_with(each, threads=self.cores) for each in alone)]
-
-    def elsewhere(self, candidate: Candidate) -> list[Candidate]:
-        """The same variant on every other execution provider."""
-        if candidate.engine == "litert":
-            return []
-        return [Candidate(variant=candidate.variant, provider=provider) for provider in self.providers]
-
-    def threadings(self, candidate: Candidate) -> list[Candidate]:
-        """The same variant with every number of threads and way of waiting that makes sense here."""
-        counts = sorted({1, *(2**power for power in range(1, 7) if 2**power < self.cores), self.cores})
-        if candidate.engine == "litert":  # which takes one thread where it is told none
-            return [_with(candidate, threads=count) for count in counts[1:]]
-        made = [_with(candidate, threads=1)] if self.cores > 1 else []
-        ways: tuple[Spinning, ...] = ("briefly", "off", "on")
-        more = [_with(candidate, threads=None if count == self.cores else count) for count in reversed(counts[1:])]
-        return made + [_with(each, spinning=way) for each in more for way in ways]
-
-    def levels(self, candidate: Candidate) -> list[Candidate]:
-        """The same with less optimisation: processor-specific layouts are not always the fastest."""
-        tried: tuple[Level, ...] = ("extended", "basic")
-        on_cpu = candidate.engine != "litert" and candidate.provider == CPU
-        return [_with(candidate, level=level) for level in tried] if on_cpu else []
-
-
 def search(
     space: Space, device: Device, objective: Objective, *, seconds: float, on_progress: Progress | None = None
 ) -> Tuning:
@@ -136,6 +98,8 @@ def search(
     race.refer(space)
     for best in race.leaders(2, one_a_variant=True):
         race.admit([*space.elsewhere(best), *space.threadings(best)])
+    for best in race.leaders(1):
+        race.admit(space.spins(best), instead_of=best)
     for best in race.leaders(1):
         race.admit(space.levels(best), instead_of=best)
     race.run_off()
@@ -219,7 +183,7 @@ class _Race:
         """Let the engine's own default enter, where it is another one than ours."""
         if self._default.engine != "onnxruntime" or space.cores == 1 or self._left(ENTRY_SHARE) <= 0:
             return
-        reference = _with(self._default, spinning="on")
+        reference = varied(self._default, spinning="on")
         if self._enter(reference).out is None:
             self._reference = reference
             self._measure_cpu([reference])
@@ -239,13 +203,13 @@ class _Race:
                 continue
             self._try(candidate)
             if instead_of is not None and self._is_open(candidate) and not self._is_better(candidate, instead_of):
-                self._drop(candidate, "no better than with more optimisation")
+                self._drop(candidate, f"no better than {instead_of.describe()}")
             for slowest in self._ranked()[WIDTH:]:
                 self._drop(slowest, "slower than others")
 
     def leaders(self, count: int, *, one_a_variant: bool = False) -> list[Candidate]:
         """The best so far, the default among them; with `one_a_variant` only the best of each."""
-        ranked = sorted([*self._ranked(), self._default], key=self._score)
+        ranked = sorted([self._default, *self._ranked()], key=self._score)
         if one_a_variant:
             ranked = [each for at, each in enumerate(ranked) if each.variant not in {other.variant for other in ranked[:at]}]
         return ranked[:count]
@@ -479,20 +443,6 @@ class _Race:
         if candidate == self._default:
             return "the default"
         return record.out or "as good, and no better in both conditions together"
-
-
-def _with(
-    candidate: Candidate, *, threads: int | None = -1, spinning: Spinning = "briefly", level: Level | None = None
-) -> Candidate:
-    """The same candidate with one thing changed (`threads` −1: as it was)."""
-    return Candidate(
-        variant=candidate.variant,
-        engine=candidate.engine,
-        threads=candidate.threads if threads == -1 else threads,
-        spinning=spinning if level is None else candidate.spinning,
-        level=candidate.level if level is None else level,
-        provider=candidate.provider,
-    )
 
 
 def _divided(ours: float | None, theirs: float | None) -> float:

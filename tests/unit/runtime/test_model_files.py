@@ -118,7 +118,7 @@ def test_a_variants_session_options_are_taken(tmp_path: Path, options: dict[str,
 def test_threads_wait_for_a_moment_where_onnxruntime_can_bound_it_and_sleep_where_it_cannot() -> None:
     assert onnx_engine.waiting({}, "1.26.0") == {
         "session.inter_op.allow_spinning": "0",
-        "session.intra_op.spin_duration_us": "50",
+        "session.intra_op.spin_duration_us": "20",
     }
     assert onnx_engine.waiting({}, "1.25.1")["session.intra_op.allow_spinning"] == "0"
 

@@ -8,7 +8,8 @@ import pytest
 
 from runtime.errors import CannotTune
 from runtime.tuning import tuner
-from runtime.tuning.record import Candidate, Objective, Tuning
+from runtime.tuning.record import Candidate, Condition, Objective, Spinning, Tuning
+from runtime.tuning.space import Space
 from tests.support.simulated_device import Cost, SimulatedDevice
 
 FLOAT = Candidate(variant="float32")
@@ -24,7 +25,7 @@ def search(
     seconds: float = 30.0,
     cores: int = 2,
 ) -> Tuning:
-    space = tuner.Space(variants or (FLOAT,), cores)
+    space = Space(variants or (FLOAT,), cores)
     return tuner.search(space, device, objective or Objective(), seconds=seconds)
 
 
@@ -112,7 +113,7 @@ def test_where_the_default_is_slower_than_the_engines_own_the_best_is_chosen_eve
 def test_what_another_provider_runs_faster_is_chosen() -> None:
     on_it = SAME.but(idle_s=0.004, busy_s=0.008)
     device = SimulatedDevice(costs((lambda each: each.provider == "openvino", on_it)))
-    space = tuner.Space((FLOAT,), 2, ("openvino",))
+    space = Space((FLOAT,), 2, ("openvino",))
     chosen = tuner.search(space, device, Objective(), seconds=30).chosen
     assert (chosen.provider, chosen.level) == ("openvino", "all")
     assert chosen.describe() == "float32 · on openvino · engine's threads"
@@ -121,7 +122,7 @@ def test_what_another_provider_runs_faster_is_chosen() -> None:
 def test_a_provider_that_answers_otherwise_is_out_however_fast() -> None:
     wrong = SAME.but(idle_s=0.001, busy_s=0.001, failure="wrong: 12 dB from what the variant answers otherwise")
     device = SimulatedDevice(costs((lambda each: each.provider == "cuda", wrong)))
-    tuning = tuner.search(tuner.Space((FLOAT,), 2, ("cuda",)), device, Objective(), seconds=30)
+    tuning = tuner.search(Space((FLOAT,), 2, ("cuda",)), device, Objective(), seconds=30)
     assert tuning.chosen == FLOAT
     assert "wrong" in row_of(tuning, Candidate(variant="float32", provider="cuda"))
 
@@ -138,7 +139,7 @@ def test_a_lite_variant_is_not_judged_by_the_one_thread_that_it_takes_by_itself(
 
 
 def test_a_lite_variant_has_no_providers() -> None:
-    assert tuner.Space((LITE,), 2, ("openvino",)).elsewhere(LITE) == []
+    assert Space((LITE,), 2, ("openvino",)).elsewhere(LITE) == []
 
 
 def test_with_a_larger_budget_it_may_spin() -> None:
@@ -259,18 +260,34 @@ def test_only_what_takes_batches_is_asked_whether_it_may_be_padded() -> None:
 
 
 def test_a_single_core_has_no_threads_to_try() -> None:
-    assert tuner.Space((FLOAT,), 1).threadings(FLOAT) == []
+    assert Space((FLOAT,), 1).threadings(FLOAT) == []
 
 
 def test_threads_go_up_in_powers_of_two_to_the_number_of_cores() -> None:
-    tried = {each.threads for each in tuner.Space((FLOAT,), 6).threadings(FLOAT)}
+    tried = {each.threads for each in Space((FLOAT,), 6).threadings(FLOAT)}
     assert tried == {1, 2, 4, None}
 
 
 def test_a_lite_variant_has_no_spinning_and_no_levels() -> None:
-    space = tuner.Space((LITE,), 4)
+    space = Space((LITE,), 4)
     assert {each.spinning for each in space.threadings(LITE)} == {LITE.spinning}
     assert space.levels(LITE) == []
+
+
+@pytest.mark.parametrize(("condition", "spinning"), [("idle", "500 µs"), ("busy", "10 µs")])
+def test_threads_wait_as_long_as_suits_the_condition(condition: Condition, spinning: Spinning) -> None:
+    device = SimulatedDevice(
+        costs(
+            (lambda each: each.spinning == "500 µs", SAME.but(idle_s=0.009, busy_s=0.030)),
+            (lambda each: each.spinning == "10 µs", SAME.but(idle_s=0.011, busy_s=0.015)),
+        )
+    )
+    assert search(device, objective=Objective(condition=condition)).chosen.spinning == spinning
+
+
+def test_where_no_other_thread_waits_there_is_no_spinning_to_try() -> None:
+    alone = Candidate(variant="float32", threads=1)
+    assert Space((FLOAT,), 2).spins(alone) == Space((FLOAT,), 1).spins(FLOAT) == Space((LITE,), 2).spins(LITE) == []
 
 
 def test_the_noise_of_a_ratio_falls_with_the_rounds() -> None:
@@ -289,6 +306,7 @@ def test_one_round_is_never_certain() -> None:
 
 
 def test_options_say_what_the_candidate_is() -> None:
+    assert Candidate(variant="int8", spinning="500 µs").session_options({}) == {"session.intra_op.spin_duration_us": "500"}
     candidate = Candidate(variant="int8", spinning="off", level="extended")
     assert candidate.session_options({"session.disable_quant_qdq": "1"}) == {
         "session.disable_quant_qdq": "1",
