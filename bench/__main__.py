@@ -11,7 +11,7 @@ import sys
 
 import bench
 
-_PARTS = frozenset({"__main__", "avx2_only", "interleaved", "load", "official_int8", "triton_server", "zoo"})
+_PARTS = frozenset({"__main__", "avx2_only", "interleaved", "load", "official_int8", "triton_server", "zoo", "zoo_data"})
 """Of this package, what measures nothing by itself."""
 
 

@@ -4,7 +4,7 @@
 has no samples here: it gets random images with structure, so only agreement and noise count. `--models` adds every
 NAME.onnx of a folder, with its samples in NAME.npz (an array for each input, and `label` where known; the model
 was not trained with them) and, where there are such, the int8 file that its makers publish, NAME.int8.tflite, and the Keras
-file that it came from, NAME.h5 or NAME.keras. `python bench/zoo.py FOLDER` trains such models. Each model is one line of
+file that it came from, NAME.h5 or NAME.keras. `python -m bench.zoo FOLDER` trains such models. Each model is one line of
 JSON, printed as soon as it is measured: a stop loses none.
 ai-edge-quantizer gets the float file that our emitter makes. `--peers` is an environment made by hand with
 `pip install nncf onnx onnxruntime`, whose NNCF is run too: its default, for transformers, and with accuracy control;
@@ -151,7 +151,7 @@ def measured(
 ) -> Iterator[tuple[str, dict[str, object]]]:
     """Each model's name and figures, as they come. A model that cannot be measured says why, and the next one follows."""
     with tempfile.TemporaryDirectory(prefix="edgeward-bench-") as folder:
-        for case in _cases(Path(folder), given):
+        for case in cases(Path(folder), given):
             if names and case.name not in names:
                 continue
             try:
@@ -164,7 +164,8 @@ def _failure(error: Exception) -> dict[str, object]:
     return {"failed": (str(error).splitlines() or [type(error).__name__])[0][:200]}
 
 
-def _cases(work: Path, given: Path | None) -> Iterator[Case]:
+def cases(work: Path, given: Path | None) -> Iterator[Case]:
+    """The models of the folder `given`, then those that are here; what has to be made first goes to `work`."""
     yield from in_folder(given) if given else ()
     with np.load(_ROOT / "examples" / "digits" / "digits.npz") as arrays:
         yield Case("digits", _ROOT / "examples" / "digits" / "digits-v1.onnx", {"pixels": arrays["pixels"]}, arrays["label"])

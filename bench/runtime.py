@@ -1,12 +1,12 @@
 """What the runtime costs beside onnxruntime itself, and what tuning and preparing gain (issue 3's figures).
 
 Every ratio is to onnxruntime as it comes, measured in the same run in turn: `session.run(None, …)` for the call, default
-options for latency and CPU time, a plain load for prepared ones.
+options for latency and CPU time, a plain load for prepared ones. What tuning chooses here is how the float file is run;
+`bench.tuned` has what a user gets, who converts it first.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import statistics
 import tempfile
@@ -25,26 +25,20 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import runtime
+from bench import tuned
 from bench.interleaved import medians, ratios
 from runtime import sources
-from runtime.device_facts import usable_cores
 from runtime.engine import Array
 from runtime.example_inputs import example
 from runtime.hosting import memory
 from runtime.shadowing.shadow import Shadow
-from runtime.tuning import measurement, prepared, tuner
-from runtime.tuning.record import Candidate, Condition, Objective
-from runtime.tuning.space import Space
+from runtime.tuning import prepared
+from runtime.tuning.record import Objective
 
 ROOT: Final = Path(__file__).parents[1]
 RESNET: Final = ROOT.parent / "shared" / "data" / "resnet8_cifar10" / "float.onnx"
 DIGITS: Final = ROOT / "examples" / "digits" / "digits-v1.onnx"
 
-TUNING_S: Final = 20.0
-OPENINGS: Final = 5
-ROUNDS: Final = 7
-"""Of each opening, as are `CPU_ROUNDS`."""
-CPU_ROUNDS: Final = 2
 LOADS: Final = 9
 SWAPS: Final = 1000
 FIRST_SWAPS: Final = 5
@@ -62,8 +56,8 @@ def measure() -> dict[str, object]:
         return {
             "call": _call(_mlp(made / "tiny.onnx", features=16, hidden=16)),
             "swaps": swaps(made),
-            "tuned": {path.stem: _tuned(path, made) for path in (mobilenet, encoder, small, mlp)},
-            "tuned_for_a_busy_device": {mobilenet.stem: _tuned(mobilenet, made, Objective(condition="busy"))},
+            "tuned": {path.stem: tuned.alone(path, made) for path in (mobilenet, encoder, small, mlp)},
+            "tuned_for_a_busy_device": {mobilenet.stem: tuned.alone(mobilenet, made, Objective(condition="busy"))},
             "shadow": {path.stem: _shadowed(path) for path in (mlp, mobilenet)},
             "prepared": {path.stem: _prepared(path, made / "cache") for path in (encoder, mobilenet)},
         }
@@ -134,70 +128,6 @@ def _answering(path: Path, number: int) -> Path:
     nothing = graph.node("Mul", graph.node("MatMul", "x", graph.weights(1024, 1024)), graph.scalar(0))
     graph.node("Add", nothing, graph.scalar(number), output="y")
     return graph.save(path, ["batch", 1024])
-
-
-def _tuned(path: Path, scratch: Path, objective: Objective | None = None) -> dict[str, object]:
-    """The tuned way against onnxruntime's default and against every combination of threads and spinning, tried by hand."""
-    objective = objective or Objective()
-    tuning = measurement.tune(path, seconds=TUNING_S, objective=objective)
-    published = Candidate(variant=tuning.chosen.variant)
-    default = Candidate(variant=published.variant, spinning="on")
-    by_hand = Space((published,), usable_cores()).threadings(published)
-    field = list(dict.fromkeys([default, tuning.chosen, published, *by_hand]))
-    times, cpu = _raced(path, scratch, objective, field)
-    to = {condition: {each: _paired(found[each], found[default]) for each in field} for condition, found in times.items()}
-    spent = {each: _paired(cpu[each], cpu[default]) for each in field}
-    chosen = tuning.chosen
-    return {
-        "chosen": chosen.describe(),
-        "untuned": published.describe(),
-        **{f"{condition} ÷ default": round(found[chosen], 3) for condition, found in to.items()},
-        **{f"{condition} ÷ best by hand": round(found[chosen] / min(found.values()), 3) for condition, found in to.items()},
-        "CPU at 10 Hz ÷ default": round(spent[chosen], 4),
-        "each ÷ default: idle, busy, CPU at 10 Hz": {
-            each.describe(): [round(to["idle"][each], 3), round(to["busy"][each], 3), round(spent[each], 4)] for each in field
-        },
-    }
-
-
-def _paired(ours: list[float], theirs: list[float]) -> float:
-    """The median of the ratios of each round: what slows a whole round cancels."""
-    return statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
-
-
-def _raced(
-    path: Path, scratch: Path, objective: Objective, field: list[Candidate]
-) -> tuple[dict[Condition, dict[Candidate, list[float]]], dict[Candidate, list[float]]]:
-    """Median seconds by condition, candidate and round, each round in turn; and CPU seconds an inference.
-
-    Every candidate is opened `OPENINGS` times: where its memory happens to lie makes 5 % of a tiny model's time.
-    """
-    times: dict[Condition, dict[Candidate, list[float]]] = {"idle": {}, "busy": {}}
-    cpu: dict[Candidate, list[float]] = {}
-    for _ in range(OPENINGS):
-        device = measurement.MeasuredDevice(sources.contenders(path), objective, scratch, check_s=1.0)
-        with contextlib.closing(device):
-            for candidate in field:
-                failure = device.examine(candidate).failure
-                assert failure is None, failure
-            for condition, found in times.items():
-                _race(device, field, condition, found)
-            for _ in range(CPU_ROUNDS):
-                for candidate in field:
-                    spent = device.cpu(candidate)
-                    assert spent is not None
-                    cpu.setdefault(candidate, []).append(spent)
-    return times, cpu
-
-
-def _race(
-    device: measurement.MeasuredDevice, field: list[Candidate], condition: Condition, found: dict[Candidate, list[float]]
-) -> None:
-    for at in range(ROUNDS):
-        for candidate in field if at % 2 else reversed(field):
-            burst = device.burst(candidate, condition, tuner.ROUND_S)
-            assert burst is not None
-            found.setdefault(candidate, []).append(burst.p50_s)
 
 
 def _shadowed(path: Path) -> dict[str, object]:

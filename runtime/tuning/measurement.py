@@ -92,7 +92,7 @@ def measured(
 
     `others` names the execution providers beside the CPU that may be taken.
     """
-    space = Space(tuple(_as_published(each) for each in contenders), cores, tuple(others))
+    space = Space(tuple(as_published(each) for each in contenders), cores, tuple(others))
     with tempfile.TemporaryDirectory(prefix="edgeward-tune-") as scratch:
         device = MeasuredDevice(contenders, objective, Path(scratch), check_s=seconds * _CHECK_SHARE)
         try:
@@ -112,7 +112,8 @@ def load_tuned(path: Path, tuning: Tuning) -> Model:
     return as_chosen(source, tuning).load()
 
 
-def _as_published(contender: Contender) -> Candidate:
+def as_published(contender: Contender) -> Candidate:
+    """The contender as it is loaded without advice."""
     form = format_of(contender.source.path)
     return Candidate(variant=contender.name, engine="litert" if form == "tflite" else "onnxruntime")
 
