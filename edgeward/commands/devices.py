@@ -20,29 +20,47 @@ NUMBERS: Final = ("answers", "p50", "p99", "errors")
 
 @click.command("devices", short_help="Show what every device runs.")
 @click.argument("name", required=False)
+@click.option("--retry", is_flag=True, help="Let the device NAME try once more what it should run and has refused.")
 @connection.data_option
 @terminal.json_option
-def command(*, name: str | None, data_dir: Path, as_json: bool) -> None:
+def command(*, name: str | None, retry: bool, data_dir: Path, as_json: bool) -> None:
     """Show what every device runs, what it should run, and how it does; with NAME, all that is known of one device.
 
     A device counts as committed only when the digest that it runs is the one that it should run. What each device refused last
-    stands beneath the table, with the reason.
+    stands beneath the table, with the reason. It does not try that again by itself: --retry lets it, when the reason is gone.
 
     \b
     Examples:
       edgeward devices
       edgeward devices camera-1
+      edgeward devices camera-1 --retry
       edgeward devices --json
     """
     now = SystemClock().now()
     with contextlib.closing(connection.connect(data_dir)) as central:
-        if name is None:
+        if retry:
+            _retry(central, name, as_json=as_json)
+        elif name is None:
             devices = read_devices(central)
             terminal.print_json({"devices": devices}) if as_json else show_fleet(devices, now)
         else:
             known = central.request("GET", f"/v1/devices/{quote(name, safe='')}")
             reported = central.request("GET", f"/v1/telemetry/devices/{known['name']}")
             _show_one(known, reported, now, as_json=as_json)
+
+
+def _retry(central: connection.Connection, name: str | None, *, as_json: bool) -> None:
+    """Raises `click.UsageError` without a name."""
+    if name is None:
+        raise click.UsageError("--retry is for one device: name it.")
+    answer = central.request("POST", f"/v1/devices/{quote(name, safe='')}/retry")
+    models = ", ".join(answer["retried"])
+    if as_json:
+        terminal.print_json(answer)
+    elif models:
+        terminal.out.print(f"{name} tries {models} once more. See how it goes with `edgeward devices {name}`.")
+    else:
+        terminal.out.print(f"{name} has refused nothing that it should run.")
 
 
 def show_fleet(devices: list[DeviceView], now: float) -> None:

@@ -75,6 +75,22 @@ def join(world: RegistryWorld, name: str) -> TalkingDevice:
     return device
 
 
+def test_a_device_may_try_once_more_what_it_refused(world: RegistryWorld, edgeward: Any) -> None:
+    world.release()
+    device, _other = join(world, "cam-1"), join(world, "cam-2")
+    world.ask("POST", "/v1/rollouts", status=201, json={"model": "digits", "version": "1.0.0", "max_failures": 1})
+    world.settle()
+    assert "cam-1 has refused nothing" in edgeward("devices", "cam-1", "--retry").out
+    device.refuse()
+    world.settle()
+    assert "cam-1 tries digits once more" in edgeward("devices", "cam-1", "--retry").out
+    world.settle()
+    assert device.assigned["digits"].attempt == 1
+    assert edgeward("devices", "cam-1", "--retry", "--json").json == {"retried": []}
+    assert "name it" in edgeward("devices", "--retry").err
+    assert "There is no device 'cam-3'" in edgeward("devices", "cam-3", "--retry").err
+
+
 def test_a_claim_is_printed_as_the_command_to_run_on_the_device(edgeward: Any) -> None:
     ran = edgeward("claim", "create", "--device", "camera-7")
     assert ran.status == 0
