@@ -26,7 +26,7 @@ from tests.support.engines import ScriptedEngine, fixed, model_of
 from tests.support.oip_requests import BAD_HEADERS, MALFORMED, MALFORMED_BINARY
 from tests.support.waiting import until
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 INFER = "/v2/models/digits/infer"
 
 

@@ -22,7 +22,7 @@ from tests.support.engines import ScriptedEngine, fixed, model_of
 from tests.support.waiting import until
 
 X = {"x": np.zeros((1, 2), np.float32)}
-WAIT_S = 10.0
+WAIT_S = 30.0
 NOW = SystemClock().monotonic
 
 

@@ -12,7 +12,7 @@ from runtime import InferenceFailed, InvalidInput, Model, ModelHost, ModelIdenti
 from tests.support.engines import ScriptedEngine, fixed, model_of
 
 X = {"x": np.zeros((1, 2), np.float32)}
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 class FrozenClock:

@@ -25,7 +25,7 @@ from tests.support.waiting import until
 
 X = {"x": np.zeros((1, 2), np.float32)}
 MB = 1_000_000
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 def source(name: str, version: str = "1.0.0") -> Source:
