@@ -10,6 +10,7 @@ rests before it is started, twice as long each time; meanwhile `ModelUnwell` say
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -46,11 +47,10 @@ class IsolatedEngine:
         self._turn = threading.Lock()
         self._crashes: deque[float] = deque(maxlen=16)
         self._child: Child | None = None
-        self._exchange = tensor_file.create()
+        self._exchange = -1
         try:
             self._child, opened = self._started()
         except ChildFailed as error:
-            self._exchange.close()
             raise ModelRejected(f"{source.path} cannot be loaded in a process of its own: {error}") from error
         self.inputs: Final = opened.inputs
         self.outputs: Final = opened.outputs
@@ -68,9 +68,9 @@ class IsolatedEngine:
         with self._turn:
             child = self._standing()
             try:
-                order = Run(inputs=tensor_file.write(self._exchange.fileno(), inputs))
+                order = Run(inputs=tensor_file.write(self._exchange, inputs))
                 ran = child.ask(order, Ran, timeout_s=self._hang_s)
-                outputs = tensor_file.read(self._exchange.fileno(), ran.outputs)
+                outputs = tensor_file.read(self._exchange, ran.outputs)
             except (ChildFailed, MalformedRequest, OSError) as error:
                 self._fell()
                 raise InferenceFailed(
@@ -97,22 +97,20 @@ class IsolatedEngine:
     def close(self) -> None:
         """See `Engine`. Waits for the run that is under way."""
         with self._turn:
-            if self._child is not None:
-                self._child.close()
-                self._child = None
-            self._exchange.close()
+            self._let_go()
 
     def _started(self) -> tuple[Child, Opened]:
+        """The process and the file to it, whose name goes away once both have it: a kill leaves nothing in memory."""
         child = Child(isolated_child.__name__)
-        order = Open(
-            model=ToOpen.of(self._source, Path(self._source.path).absolute(), threads=self._threads),
-            exchange=self._exchange.name,
-        )
+        model = ToOpen.of(self._source, Path(self._source.path).absolute(), threads=self._threads)
         try:
-            return child, child.ask(order, Opened, timeout_s=OPEN_TIMEOUT_S)
+            with tensor_file.create() as exchange:
+                opened = child.ask(Open(model=model, exchange=exchange.name), Opened, timeout_s=OPEN_TIMEOUT_S)
+                self._exchange = os.dup(exchange.fileno())
         except BaseException:
             child.close()
             raise
+        return child, opened
 
     def _standing(self) -> Child:
         """The process, started again where that is needed and may be. Raises `ModelUnwell` or `InferenceFailed`."""
@@ -131,15 +129,19 @@ class IsolatedEngine:
         try:
             self._source.check_unchanged()
             self._child, _ = self._started()
-        except (ChildFailed, ModelRejected) as error:
+        except (ChildFailed, ModelRejected, OSError) as error:
             self._crashes.append(time.perf_counter())
             raise ModelUnwell(f"{self._source.identity.model} lost its process and cannot be started again: {error}") from error
         return self._child
 
-    def _fell(self) -> None:
+    def _let_go(self) -> None:
         if self._child is not None:
             self._child.close()
+            os.close(self._exchange)
             self._child = None
+
+    def _fell(self) -> None:
+        self._let_go()
         self._crashes.append(time.perf_counter())
 
     def _ordered(self, outputs: dict[str, Array]) -> list[Array]:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from onnx import TensorProto
 
-from runtime import InferenceFailed, InvalidInput, ModelHost, ModelRejected
+from runtime import InferenceFailed, InvalidInput, ModelHost, ModelRejected, tensor_file
 from runtime.errors import ModelUnwell
 from runtime.hosting.admission import Limits
 from runtime.hosting.isolated import InChildren, IsolatedEngine, load_isolated
@@ -32,6 +32,20 @@ def engine(tmp_path: Path) -> Iterator[IsolatedEngine]:
     made = IsolatedEngine(find(models.linear_classifier(tmp_path / "digits.onnx")), threads=1, hang_s=WAIT_S)
     yield made
     made.close()
+
+
+def test_what_is_exchanged_lies_nowhere_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name outlives a process that is killed, and its file takes memory until the machine starts again."""
+    monkeypatch.setattr(tensor_file, "MEMORY_FILES", tmp_path / "memory")
+    tensor_file.MEMORY_FILES.mkdir()
+    engine = IsolatedEngine(find(models.linear_classifier(tmp_path / "digits.onnx")), threads=1, hang_s=WAIT_S)
+    assert answers_well(engine)
+    os.kill(pid_of(engine), signal.SIGKILL)
+    with pytest.raises(InferenceFailed):
+        engine.run({"pixels": PIXELS})
+    assert answers_well(engine)
+    assert list(tensor_file.MEMORY_FILES.iterdir()) == []
+    engine.close()
 
 
 def pid_of(engine: IsolatedEngine) -> int:
