@@ -125,7 +125,9 @@ class Child:
     def _stderr_tail(self) -> str:
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, size - _STDERR_TAIL_BYTES))
-        return " ".join(self._stderr.read().decode("utf-8", "replace").split())
+        lines = self._stderr.read().decode("utf-8", "replace").splitlines()
+        # Without what LiteRT says at each start: that all is well.
+        return " ".join(word for line in lines if not line.startswith("INFO: ") for word in line.split()).removesuffix(".")
 
 
 def serve(orders: type[T], answer: Callable[[T], object]) -> NoReturn:
