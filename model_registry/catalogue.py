@@ -13,7 +13,9 @@ from typing import Final
 
 import msgspec
 from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
+from sqlalchemy.exc import InterfaceError, OperationalError
 
+from model_registry.errors import StoreFailed
 from model_registry.fleet_records import FleetRecords
 from model_registry.rollout import Release, Rollout
 from model_registry.schema import assignments, audit, exposures, metadata, open_database, releases, rollouts
@@ -170,14 +172,14 @@ class Catalogue:
 
     @contextmanager
     def changing(self) -> Iterator[Records]:
-        """A transaction that may write: all or nothing, one at a time."""
-        with self._engine.begin() as connection:
+        """A transaction that may write: all or nothing, one at a time. Raises `StoreFailed`."""
+        with _usable(), self._engine.begin() as connection:
             yield Records(connection)
 
     @contextmanager
     def reading(self) -> Iterator[Records]:
-        """One moment of the database, which no writer holds up."""
-        with self._engine.connect().execution_options(reading=True) as connection, connection.begin():
+        """One moment of the database, which no writer holds up. Raises `StoreFailed`."""
+        with _usable(), self._engine.connect().execution_options(reading=True) as connection, connection.begin():
             yield Records(connection)
 
     def close(self) -> None:
@@ -188,6 +190,15 @@ class Catalogue:
 def open_catalogue(url: str) -> Catalogue:
     """Open a database by SQLAlchemy URL. Raises `Damaged`."""
     return Catalogue(open_database(url))
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    """A full disk, or a database that is gone, is said in words."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise StoreFailed(f"The registry's database refused: {error.orig}.", "Is its disk full?") from error
 
 
 def _columns(rollout: Rollout) -> dict[str, object]:

@@ -23,6 +23,7 @@ from fleet_protocol.states import Assignment, ReportedState, decode_reported, de
 from model_registry import director
 from model_registry import rollout as planner
 from model_registry.catalogue import Catalogue, Records
+from model_registry.errors import StoreFailed
 from model_registry.fleet_records import Desired
 from model_registry.publication import Publication
 from model_registry.rollout_control import keep, views
@@ -52,6 +53,8 @@ class Coordinator:
         self._reconnected = threading.Event()
         self._changed = threading.Event()
         self._news = threading.Event()
+        self._said = ""
+        """Why the database could not be used in the last round, as the log has it."""
         self._transport: Transport | None = None
         self._taken: list[Message] = []
         self._unsent: dict[str, None] = {}
@@ -109,11 +112,21 @@ class Coordinator:
         while not self._stopping.is_set():
             try:
                 self.work(SEND_AGAIN_S if self._unsent else IDLE_S)
+                self._said = ""
+            except StoreFailed as error:
+                if str(error) != self._said:
+                    log.error("%s Until it can be used, devices are told nothing new.", error)  # noqa: TRY400  # the disk's fault
+                self._said = str(error)
+                self._rest()
             except Exception:  # one bad round must not silence the fleet; the next one sees the same database
                 log.exception("a round of the coordinator failed; the next one tries again")
-                self._changed.set()
-                self._reconnected.set()
-                self._stopping.wait(IDLE_S)
+                self._rest()
+
+    def _rest(self) -> None:
+        """After a round that failed: the next one looks at everything."""
+        self._changed.set()
+        self._reconnected.set()
+        self._stopping.wait(IDLE_S)
 
     def _receive(self, message: Message) -> None:
         try:

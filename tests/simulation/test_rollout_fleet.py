@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 from securesystemslib.signer import Key
-from sqlalchemy.exc import OperationalError
 
 from fleet_protocol import limits, topics
 from fleet_protocol.digests import digest_of
 from fleet_protocol.states import Assignment
 from model_registry import coordinator, director
 from model_registry.catalogue import open_catalogue
+from model_registry.errors import StoreFailed
 from model_registry.rollout import Release
 from tests.support.registry_world import RegistryWorld, TalkingDevice, registry_world, request_pem, runs
 
@@ -223,8 +223,10 @@ def test_a_report_that_could_not_be_stored_is_stored_later(world: RegistryWorld)
     device.run()
     blocker = sqlite3.connect(world.layout.database)
     blocker.execute("ALTER TABLE devices RENAME TO elsewhere")
-    with pytest.raises(OperationalError):
+    with pytest.raises(StoreFailed):
         world.settle()
+    refused = world.ask("GET", "/v1/devices", status=507)
+    assert refused["error"]["message"].startswith("The registry's database refused: ")
     blocker.execute("ALTER TABLE elsewhere RENAME TO devices")
     blocker.close()
     assert state(world, rollout) == "succeeded"
