@@ -115,6 +115,7 @@ class Agent:
         """The last process died soon after it began: what runs is loaded as it is, in case its prepared form was the reason."""
         self._stable_at = 0.0
         self._online = False
+        self._why_offline = ""
         self._running = True
         self._hanging: frozenset[str] = frozenset()
         """Models of which an inference hangs, as the fleet was told."""
@@ -434,9 +435,9 @@ class Agent:
         self._drain()
 
     def _go_offline(self, reason: str) -> None:
-        if self._online:
+        if self._online or reason != self._why_offline:
             log.warning("not connected: %s", reason)
-        self._online = False
+        self._online, self._why_offline = False, reason
 
     def _report(self) -> None:
         """Publish what is, or remember that it changed until a connection is there."""

@@ -51,9 +51,9 @@ class Connection:
         try:
             answer = self.client.request(method, path, json=json, content=content)
         except httpx.TransportError as error:
-            raise ServerUnreachable(
-                f"The central side at {self.profile.url} does not answer ({error}). Start it with `edgeward up`."
-            ) from error
+            of_time = any(words in str(error) for words in ("certificate has expired", "certificate is not yet valid"))
+            hint = "Is the clock right, here and there?" if of_time else "Start it with `edgeward up`."
+            raise ServerUnreachable(f"The central side at {self.profile.url} does not answer ({error}). {hint}") from error
         return _read(answer)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import pytest
 
 from device_agent import inputs
 from device_agent.agent import OVERDUE_S
@@ -329,3 +330,15 @@ class TestReports:
         device.stop()
         assert not decode_status(fleet.broker.retained[topics.device("porch", "status")]).online
         device.transport.stop()
+
+
+def test_why_it_never_got_a_connection_is_said_once_for_each_reason(
+    device: SimulatedDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A device whose clock is wrong trusts nobody, and its log was silent."""
+    for reason in ("refused", "refused", "certificate is not yet valid", "certificate is not yet valid"):
+        device.agent.handle(inputs.Offline(reason))
+    assert [record.getMessage() for record in caplog.records if "not connected" in record.message] == [
+        "not connected: refused",
+        "not connected: certificate is not yet valid",
+    ]

@@ -1,4 +1,4 @@
-"""`edgeward rollout status --watch` and a central side that is away for a while."""
+"""The operator's way to a central side that is away for a while: `edgeward rollout status --watch`, and what errors say."""
 
 from __future__ import annotations
 
@@ -51,3 +51,12 @@ def test_a_watch_outlives_a_central_side_that_is_started_again(show: bool) -> No
 def test_a_central_side_that_stays_away_ends_the_watch() -> None:
     with pytest.raises(ServerUnreachable):
         rollout.follow(central("running", "away"), 1, show=False)
+
+
+def test_a_certificate_out_of_its_time_makes_it_ask_for_the_clock() -> None:
+    def handle(_request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("certificate verify failed: certificate is not yet valid")
+
+    client = httpx.Client(base_url="https://central", transport=httpx.MockTransport(handle))
+    with pytest.raises(ServerUnreachable, match="Is the clock right"):
+        Connection(OperatorProfile("https://central", "", ""), client).request("GET", "/")
