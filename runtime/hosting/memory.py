@@ -1,7 +1,7 @@
 """This process' anonymous memory: how much it is, and giving back what was freed.
 
 A C library keeps freed memory for itself; glibc can be told to return it. That takes milliseconds, so it happens on a thread of
-its own, once for all versions that were closed within `SETTLE_S`.
+its own, once for all who ask for it within `SETTLE_S`.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ def give_back() -> None:
         trim(0)
 
 
-def give_back_soon() -> None:
-    """The same, off the caller's thread, a little later."""
+def give_back_soon(settle_s: float = SETTLE_S) -> None:
+    """The same, off the caller's thread, a little later, once for all who ask meanwhile."""
     if not _pending.is_set():
         _pending.set()
-        threading.Thread(target=_settle, name="memory", daemon=True).start()
+        threading.Thread(target=_settle, args=(settle_s,), name="memory", daemon=True).start()
 
 
-def _settle() -> None:
-    threading.Event().wait(SETTLE_S)
+def _settle(settle_s: float) -> None:
+    threading.Event().wait(settle_s)
     _pending.clear()
     give_back()
 

@@ -8,7 +8,17 @@ from collections.abc import Iterable
 import pytest
 
 from runtime.local_server import exchange
-from runtime.local_server.exchange import HELD_BODIES, Bodies, Exchange, Gone, Message, Refused
+from runtime.local_server.exchange import (
+    ANSWERED_S,
+    HELD_BODIES,
+    LARGE_BYTES,
+    TRIM_AFTER_BYTES,
+    Bodies,
+    Exchange,
+    Gone,
+    Message,
+    Refused,
+)
 
 LIMIT = 100
 
@@ -140,3 +150,23 @@ def test_a_refused_client_that_never_finishes_is_let_go(name: str, value: float,
     monkeypatch.setattr(exchange, name, value)
     left = unread(Client([b"a"] * 5, ends=False, silent=True))
     assert left == (2 if name == "_UNREAD_BYTES" else 0)
+
+
+def test_after_many_large_bodies_memory_is_given_back_once_none_is_held() -> None:
+    given: list[float] = []
+    bodies = Bodies(give_back=given.append)
+    large, small = bytes(LARGE_BYTES), bytes(LARGE_BYTES - 1)
+    rounds = TRIM_AFTER_BYTES // LARGE_BYTES
+    bodies.hold(1)
+    for _ in range(rounds):
+        bodies.hold(len(large))
+        bodies.release(large)
+    assert given == [], "one is held still"
+    bodies.release(b"a")
+    bodies.hold(len(large))
+    bodies.release(large)
+    assert given == [ANSWERED_S]
+    for _ in range(4 * rounds):
+        bodies.hold(len(small))
+        bodies.release(small)
+    assert given == [ANSWERED_S]
