@@ -46,7 +46,9 @@ def parse_claim(token: str) -> Claim:
     """Raises `ClaimRefused` when the text is no claim token."""
     match = _CLAIM.match(token.strip())
     if match is None:
-        raise ClaimRefused("This is not a claim token. It looks like ew1.<64 hex digits>.<secret>; `edgeward claim` makes one.")
+        raise ClaimRefused(
+            "This is not a claim token. It looks like ew1.<64 hex digits>.<secret>; `edgeward claim create` makes one."
+        )
     return Claim(match[1], match[2])
 
 
@@ -57,7 +59,8 @@ def enrol(directory: Path, device: str, *, server: str, claim: str) -> Enrolled:
         return there
     if not server or not claim:
         raise NotEnrolled(
-            f"{device} has no identity in {directory} yet. Give --server and --claim once; `edgeward claim` makes the token."
+            f"{device} has no identity in {directory} yet. Give --server and --claim once; "
+            "`edgeward claim create` makes the token."
         )
     if not server.startswith("https://"):
         raise EnrolmentFailed(

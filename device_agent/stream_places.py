@@ -103,6 +103,12 @@ def opened(wanted: Wanted, stop: threading.Event, tell: Callable[[str], None]) -
 
     Raises `StreamBroken`, or `fleet_io.errors.AlreadyOwned`.
     """
+    ending = threading.Event()
+
+    def lost(reason: str) -> None:
+        if not ending.is_set():
+            tell(f"The broker is away: {reason}")
+
     with contextlib.ExitStack() as held:
         transport = None
         if "mqtt" in (wanted.source[0], wanted.results[0]):
@@ -112,9 +118,12 @@ def opened(wanted: Wanted, stop: threading.Event, tell: Callable[[str], None]) -
             _own(wanted.seen(), held)
         ends = _source(wanted, transport), _results(wanted, transport, stop)
         if transport is not None:
-            transport.on_disconnected(lambda reason: tell(f"The broker is away: {reason}"))
+            transport.on_disconnected(lost)
             transport.start()
-        yield ends
+        try:
+            yield ends
+        finally:
+            ending.set()
 
 
 def _transport(wanted: Wanted) -> MqttTransport:

@@ -33,7 +33,7 @@ def settings_options(wrapped: F) -> F:
 def enrolment_options(wrapped: F) -> F:
     """What is needed once, to become one of the fleet."""
     for option in (
-        click.option("--claim", help="Claim token from `edgeward claim`; better given as EDGEWARD_AGENT_CLAIM."),
+        click.option("--claim", help="Claim token from `edgeward claim create`; better given as EDGEWARD_AGENT_CLAIM."),
         click.option("--server", help="https://host:port of the central side."),
     ):
         wrapped = option(wrapped)
