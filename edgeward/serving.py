@@ -210,7 +210,7 @@ def _other(offered: list[Advice], settings: Settings) -> list[Advice]:
 def _loader(settings: Settings) -> Loader:
     """Raises `click.BadParameter`."""
     if not settings.isolate:
-        return InProcess()
+        return InProcess(crowds=settings.memory_budget is None)
     if (settings.batch or 1) > 1:
         raise click.BadParameter("Isolated models run one request at a time; leave one of the two out.", param_hint="--batch")
     from runtime.hosting.isolated import InChildren

@@ -15,8 +15,11 @@ from fleet_protocol import digests, limits
 from fleet_protocol.errors import ProtocolError
 from fleet_protocol.manifest import MANIFEST_FILE, Descriptor, Manifest, Tolerance, decode_manifest
 from fleet_protocol.processing import Processing
-from runtime.engine import format_of
+from runtime.device_facts import usable_cores
+from runtime.engine import Engine, format_of, open_engine
+from runtime.engines.providers import CPU
 from runtime.errors import ModelRejected
+from runtime.hosting.abreast import abreast
 from runtime.hosting.batching import batched
 from runtime.hosting.host import ModelIdentity
 from runtime.model import Model, load
@@ -25,6 +28,9 @@ UNRELEASED: Final = "0.0.0"
 """The version of a bare file, which is of no release."""
 
 _PIECE_BYTES: Final = 1024 * 1024
+_COPIED_BYTES: Final = 64 * 1024 * 1024
+"""Of a model file, for a second engine, which holds what stands in it once or twice more. Weights in another file, as those of
+prepared forms, are mapped and do not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,22 @@ class Source:
             labels=self.labels,
         )
         return batched(model, most=self.batch, pads=self.pads)
+
+    def load_for_many(self, *, threads: int | None = None) -> Model:
+        """The same for who asks it again before it has answered: runs in a crowd share the cores (`runtime.hosting.abreast`).
+
+        That takes a second engine, so it is done where that is no large copy. Where memory is counted by the model, `load` it.
+        """
+        model, cores = self.load(threads=threads), usable_cores()
+        on_cpu = self.provider in (None, CPU) and format_of(self.path) == "onnx"
+        several = cores > 1 and self.fewest(threads) != 1 and self.batch == 1
+        if not several or not on_cpu or self.path.stat().st_size > _COPIED_BYTES:
+            return model
+        return abreast(model, self._on_one_thread, cores=cores)
+
+    def _on_one_thread(self) -> Engine:
+        self.check_unchanged()
+        return open_engine(self.path, session_options=self.session_options, threads=1, provider=self.provider)
 
     def fewest(self, threads: int | None) -> int | None:
         """The threads of one run where the caller allows so many (None: any number)."""

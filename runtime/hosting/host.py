@@ -27,13 +27,11 @@ __all__ = ["Inference", "ModelHost", "ModelIdentity", "Observer", "Served", "def
 
 _KEPT_USAGES: Final = 64
 """Usages of former versions that wait for `take_usage`; a host that nobody asks must not grow."""
-_LEAST_RUNNING: Final = 2
-"""So that one run that hangs leaves a place."""
 
 
 def default_limits(*, waiting: int = WAITING) -> Limits:
-    """As many runs at once as this process has cores."""
-    return Limits(running=max(_LEAST_RUNNING, usable_cores()), waiting=waiting)
+    """One run more at once than this process has cores: one of them is always read, written, or handed to its thread."""
+    return Limits(running=usable_cores() + 1, waiting=waiting)
 
 
 class ModelHost:

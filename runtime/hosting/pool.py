@@ -51,10 +51,14 @@ class Loader(Protocol):
 
 
 class InProcess:
-    """Loads models into this process; see `Loader`. `threads` bounds the threads of one inference."""
+    """Loads models into this process; see `Loader`. `threads` bounds the threads of one inference.
 
-    def __init__(self, *, threads: int | None = None) -> None:
+    `crowds`: many ask at once, and there is memory for a second engine of each model (`runtime.hosting.abreast`).
+    """
+
+    def __init__(self, *, threads: int | None = None, crowds: bool = False) -> None:
         self._threads = threads
+        self._crowds = crowds
 
     def weigh(self, source: Source) -> int:
         """See `Loader`. In a child process, so that a model which crashes on loading crashes there."""
@@ -71,7 +75,7 @@ class InProcess:
 
     def open(self, source: Source) -> Model:
         """See `Loader`."""
-        return source.load(threads=self._threads)
+        return (source.load_for_many if self._crowds else source.load)(threads=self._threads)
 
 
 @dataclass(slots=True, eq=False)
