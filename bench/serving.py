@@ -28,6 +28,8 @@ from bench.load import OURS, GrpcRequest, HttpRequest, Request, Server, compared
 from bench.runtime import _mlp, _mobilenet
 from edgeward.broker import free_port
 
+AS_IT_COMES: Final = "triton_as_it_comes"
+"""With onnxruntime's default, threads that spin for some 50 ms after every run; the other peers' are told not to."""
 OUR_PACKAGES: Final = ("edgeward", "fleet_io", "fleet_protocol", "fleet_telemetry", "runtime")
 _MLSERVER_MODEL: Final = """
 import numpy as np
@@ -170,6 +172,7 @@ def measure(peers: Path | None = None, triton: Path | None = None) -> dict[str, 
             _start_ours(start, vision, Ports(), _raw_request("vision"), name=f"{OURS}_one_thread", options=("--threads", "1")),
         ]
         large += [each for each in small if each.name in {"mlserver", "triton"}]
+        large += _start_triton(start, triton, {"vision": vision}, Ports(), name=AS_IT_COMES, spins=True)
         by_grpc = [replace(each, port=ports.grpc[each.name]) for each in small if each.name in ports.grpc]
         by_grpc += _start_grpc_peers(start, Path(directory), tiny)
         startup = {each.name: round(each.first_s, 3) for each in small}
@@ -232,15 +235,17 @@ def _start_peers(start: Start, peers: Path | None, models: dict[str, Path], grpc
     yield start("fastapi_pydantic", command, port, _json_request("tiny"))
 
 
-def _start_triton(start: Start, venv: Path | None, models: dict[str, Path], ports: Ports) -> Iterator[Server]:
+def _start_triton(
+    start: Start, venv: Path | None, models: dict[str, Path], ports: Ports, *, name: str = "triton", spins: bool = False
+) -> Iterator[Server]:
     if venv is None:
         return
     shapes = {"tiny": [-1, 64], "vision": [-1, 3, 224, 224]}
-    given = {name: (path, shapes[name]) for name, path in models.items()}
-    http, grpc = free_port(), int(ports.take("triton"))
-    home = models["tiny"].parent / "triton"
-    command = triton_server.command(venv, home, given, http=http, grpc=grpc, metrics=free_port())
-    yield start("triton", command, http, _json_request("tiny"))
+    given = {model: (path, shapes[model]) for model, path in models.items()}
+    http, grpc = free_port(), int(ports.take(name))
+    home = next(iter(models.values())).parent / name
+    command = triton_server.command(venv, home, given, http=http, grpc=grpc, metrics=free_port(), spins=spins)
+    yield start(name, command, http, _json_request("tiny") if "tiny" in models else _raw_request("vision"))
 
 
 def _start_grpc_peers(start: Start, directory: Path, tiny: Path) -> list[Server]:

@@ -20,9 +20,10 @@ import triton_python_backend_utils as backend
 
 class TritonPythonModel:
     def initialize(self, args):
+        parameters = json.loads(args["model_config"])["parameters"]
+        path = parameters["path"]["string_value"]
         options = onnxruntime.SessionOptions()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = json.loads(args["model_config"])["parameters"]["path"]["string_value"]
+        options.add_session_config_entry("session.intra_op.allow_spinning", parameters["spins"]["string_value"])
         self.session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
 
     def execute(self, requests):
@@ -39,15 +40,24 @@ input {{ name: "x" data_type: TYPE_FP32 dims: {shape} }}
 output {{ name: "y" data_type: TYPE_FP32 dims: [-1, -1] }}
 instance_group {{ kind: KIND_CPU }}
 parameters {{ key: "path" value {{ string_value: "{path}" }} }}
+parameters {{ key: "spins" value {{ string_value: "{spins:d}" }} }}
 """
 
 
 def command(
-    venv: Path, home: Path, models: Mapping[str, tuple[Path, Sequence[int]]], *, http: int, grpc: int, metrics: int
+    venv: Path,
+    home: Path,
+    models: Mapping[str, tuple[Path, Sequence[int]]],
+    *,
+    http: int,
+    grpc: int,
+    metrics: int,
+    spins: bool = False,
 ) -> list[str]:
     """What starts it; `models`: file and input shape by name. `venv` has nvidia-pytriton and onnxruntime; `home` is made.
 
-    Raises `FileNotFoundError` where `venv` has no Triton for its Python.
+    `spins`: onnxruntime's threads spin when they wait, which is its default. Raises `FileNotFoundError` where `venv` has no
+    Triton for its Python.
     """
     (packages,) = (venv / "lib").glob("python3.*/site-packages")
     triton, python = packages / "pytriton" / "tritonserver", packages.parent.name.removeprefix("python")
@@ -57,7 +67,9 @@ def command(
     for name, (path, shape) in models.items():
         (home / "models" / name / "1").mkdir(parents=True)
         (home / "models" / name / "1" / "model.py").write_text(_MODEL)
-        (home / "models" / name / "config.pbtxt").write_text(_CONFIG.format(name=name, path=path, shape=list(shape)))
+        (home / "models" / name / "config.pbtxt").write_text(
+            _CONFIG.format(name=name, path=path, shape=list(shape), spins=spins)
+        )
     libraries = packages / "nvidia_pytriton.libs"
     environment = [f"LD_LIBRARY_PATH={libraries}", f"PATH={venv / 'bin'}:/usr/bin:/bin"]  # it finds its packages by PATH
     ports = [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
