@@ -43,6 +43,8 @@ class AbreastEngine:
         self._cores = cores
         self._under_way: list[None] = []
         """One for each run; appended to and taken from in one step, which needs no lock."""
+        self._crowded = False
+        """Whether the last run began in a crowd: the next one does too, even where it has just begun to gather again."""
         self.inputs: Final[tuple[TensorSpec, ...]] = wide.inputs
         self.outputs: Final[tuple[TensorSpec, ...]] = wide.outputs
         self.description: Final = wide.description
@@ -53,8 +55,8 @@ class AbreastEngine:
         under_way = self._under_way
         under_way.append(None)
         try:
-            crowded = 2 * len(under_way) > self._cores  # its share of the cores is less than two
-            return (self._in_a_crowd() if crowded else self._wide).run(inputs)
+            before, self._crowded = self._crowded, 2 * len(under_way) > self._cores  # its share of the cores is less than two
+            return (self._in_a_crowd() if before or self._crowded else self._wide).run(inputs)
         finally:
             under_way.pop()
 

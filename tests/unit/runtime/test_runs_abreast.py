@@ -89,6 +89,7 @@ def test_runs_beside_others_take_one_thread_once_that_engine_is_there(pair: Pair
         assert [who_answers(model) for _ in range(3)] == [NARROW] * 3
         pair.go.set()
         assert [each.result(WAIT_S) for each in waiting] == [WIDE] * 2
+    assert who_answers(model) == NARROW  # a gap in a crowd looks just so
     assert who_answers(model) == WIDE  # alone again
     assert pair.opened == 1
 
