@@ -34,8 +34,8 @@ from runtime.tuning.record import Candidate, Condition, Objective
 from runtime.tuning.space import Space
 
 TUNING_S: Final = 20.0
-OPENINGS: Final = 5
-ROUNDS: Final = 7
+OPENINGS: Final = 3
+ROUNDS: Final = 9
 """Of each opening, as are `CPU_ROUNDS`."""
 CPU_ROUNDS: Final = 2
 GIVEN: Final = "given"
@@ -64,7 +64,8 @@ def alone(path: Path, scratch: Path, objective: Objective | None = None) -> dict
     chosen = measurement.tune(path, seconds=TUNING_S, objective=objective).chosen
     published = Candidate(variant=chosen.variant)
     default = Candidate(variant=chosen.variant, spinning="on")
-    by_hand = [default, published, *Space((published,), usable_cores()).threadings(published)]
+    space = Space((published,), usable_cores())
+    by_hand = [default, published, *space.threadings(published), *space.spins(published)]
     race = _Race(sources.contenders(path), objective, scratch)
     race.run(list(dict.fromkeys([chosen, *by_hand])))
     return {
@@ -76,14 +77,18 @@ def alone(path: Path, scratch: Path, objective: Objective | None = None) -> dict
 
 
 def _converted(case: Case, bundle: Path, scratch: Path) -> dict[str, object]:
-    """What convert and tune give together, and tune by itself, by the default objective and by that of a busy device."""
+    """What convert and tune give together, and tune by itself, by several objectives."""
     if not bundle.exists():
         arrays = case.inputs | ({} if case.labels is None else {"label": case.labels.astype(np.int64)})
         converters.convert(case.model, arrays, model="bench", version="1.0.0", out=bundle)
     made = sources.contenders(bundle)
     given = replace(sources.contenders(case.model)[0], name=GIVEN, golden=made[0].golden)
     contenders, default = (given, *made), Candidate(variant=GIVEN, spinning="on")
-    objectives = {"tuned": Objective(), "tuned for a busy device": Objective(condition="busy")}
+    objectives = {
+        "tuned": Objective(),
+        "tuned for a busy device": Objective(condition="busy"),
+        "tuned for the least CPU time": Objective(goal="cpu"),
+    }
     chosen = {name: _tuned(made, objective) for name, objective in objectives.items()}
     chosen["the given file, tuned"] = _tuned([given], Objective())
     by_hand = [default, *Space(tuple(map(measurement.as_published, contenders)), usable_cores()).entrants]
