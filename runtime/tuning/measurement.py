@@ -29,7 +29,7 @@ from runtime.gate import GateRequest, ModelFile
 from runtime.model import Model
 from runtime.sources import Contender
 from runtime.trial import TrialResult
-from runtime.tuning import measurement_child, neighbour_child, results, tuner
+from runtime.tuning import measurement_child, neighbour_child, other_work, results, tuner
 from runtime.tuning.advice import as_chosen
 from runtime.tuning.measurement_child import Batch, Batched, Check, Open, Opened, Pace, Paced, Pad, Padded, Run
 from runtime.tuning.record import Burst, Candidate, Condition, Examined, Objective, Tuning
@@ -93,12 +93,15 @@ def measured(
     `others` names the execution providers beside the CPU that may be taken.
     """
     space = Space(tuple(as_published(each) for each in contenders), cores, tuple(others))
+    before = other_work.spent()
     with tempfile.TemporaryDirectory(prefix="edgeward-tune-") as scratch:
         device = MeasuredDevice(contenders, objective, Path(scratch), check_s=seconds * _CHECK_SHARE)
         try:
-            return tuner.search(space, device, objective, seconds=seconds, on_progress=on_progress)
+            tuning = tuner.search(space, device, objective, seconds=seconds, on_progress=on_progress)
         finally:
             device.close()
+    doubt = other_work.warning(before, other_work.spent())
+    return msgspec.structs.replace(tuning, reason=tuning.reason + doubt)
 
 
 def load_tuned(path: Path, tuning: Tuning) -> Model:
