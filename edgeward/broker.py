@@ -33,6 +33,8 @@ INSTALL_HINT: Final = "Install it with `apt install mosquitto`, `brew install mo
 START_TIMEOUT_S: Final = 15.0
 STOP_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.05
+LOG_BYTES: Final = 16 * limits.MIB
+"""Of the log, and of the one before it: it grows by some lines with every connection."""
 MEMORY: Final = "mosquitto.db"
 MEMORY_DAMAGED: Final = "mosquitto.db.damaged"
 UNREADABLE: Final = "Unable to restore persistent database"
@@ -174,6 +176,14 @@ class Mosquitto:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGKILL)
             self._process.wait(STOP_TIMEOUT_S)
+
+    def turn_log_over(self) -> None:
+        """Where the log has grown large, keep it as `mosquitto.log.1` and let it begin anew; the broker only ever appends."""
+        with contextlib.suppress(OSError):
+            if self.log_path.stat().st_size > LOG_BYTES:
+                with contextlib.suppress(OSError):  # a full disk takes no copy, and has room again without the log
+                    shutil.copyfile(self.log_path, self.log_path.with_name(f"{self.log_path.name}.1"))
+                os.truncate(self.log_path, 0)
 
     def _set_memory_aside(self) -> bool:
         """Keep a memory that Mosquitto cannot read under another name: it is only a hint, and everything is sent again."""

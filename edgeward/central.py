@@ -126,6 +126,7 @@ class Central:
         pause = FIRST_PAUSE_S
         while not stopping.wait(WATCH_S):
             if self._broker.pid is not None:
+                self._broker.turn_log_over()
                 pause = FIRST_PAUSE_S
                 continue
             log.warning("Mosquitto ended; starting it again")

@@ -97,3 +97,20 @@ def test_with_another_devices_certificate_a_client_is_that_other_device(broker: 
     publish(borrower, topics.device("owner", "event"), SENTINEL)
     assert listener.topics_until_sentinel() == {topics.device("owner", "event")}
     listener.client.stop()
+
+
+def test_a_log_that_has_grown_large_begins_anew_and_the_broker_writes_on(
+    broker: TestBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mosquitto = broker.process
+    broker.connected("first-comer").stop()
+    until(lambda: b"first-comer" in mosquitto.log_path.read_bytes(), "the log names who came")
+    mosquitto.turn_log_over()
+    assert b"first-comer" in mosquitto.log_path.read_bytes(), "it is not large yet"
+    monkeypatch.setattr("edgeward.broker.LOG_BYTES", 10)
+    mosquitto.turn_log_over()
+    assert b"first-comer" not in mosquitto.log_path.read_bytes()
+    assert b"first-comer" in mosquitto.log_path.with_name("mosquitto.log.1").read_bytes()
+    broker.connected("second-comer").stop()
+    until(lambda: b"second-comer" in mosquitto.log_path.read_bytes(), "the broker writes on")
+    assert b"\0" not in mosquitto.log_path.read_bytes(), "it appends"
