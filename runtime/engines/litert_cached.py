@@ -81,10 +81,10 @@ def write(path: Path, directory: Path, *, inputs: tuple[TensorSpec, ...], output
     _check_tensors(path, (*inputs, *outputs))
     library = litert_library.library()
     weights = directory / WEIGHTS
-    weights.touch()
     try:
         model, _, _ = _opened(library, path)
-        compiled = _compiled(library, model, weights, os.O_RDWR, threads=1)
+        with weights.open("xb+") as file:
+            compiled = _compiled(library, model, file.fileno(), threads=1)
     except LiteRtRefused as error:
         raise ModelRejected(f"{library.title} cannot pack the weights of {path}: {error}.") from error
     library.call("LiteRtDestroyCompiledModel", compiled)
@@ -101,24 +101,32 @@ class CachedLiteRtEngine:
     def __init__(self, path: Path, *, weight_cache: Path, threads: int | None) -> None:
         description = _described(path, weight_cache)
         self._library = litert_library.library()
-        self._weights = weight_cache / WEIGHTS
         self._threads = threads or 1  # as the interpreter does that is told nothing
         self._turn = threading.Lock()
         self._run: _Run | None = None
+        self._compiled: Handle | None = None
         self.inputs, self.outputs = description.inputs, description.outputs
         self.description = f"{self._library.title}, CPU with XNNPACK, packed weights mapped"
         self.choice = "its weights were packed for this processor when the model was prepared"
         try:
             self._model, self._given, self._wanted = _opened(self._library, path)
-            self._compiled: Handle | None = self._new()
         except LiteRtRefused as error:
             raise ModelRejected(f"{path} is not a model that {self._library.title} can load: {error}.") from error
+        self._weights = os.open(weight_cache / WEIGHTS, os.O_RDONLY | os.O_CLOEXEC)  # it may be removed while the model runs
+        try:
+            self._make_ready(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_ready(self, path: Path) -> None:
         called = [sorted(spec.name for spec in specs) for specs in (self.inputs, self.outputs)]
         if called != [sorted(self._given), sorted(self._wanted)]:
-            self.close()
-            raise ModelRejected(
-                f"{path}: {self._library.title} gives its tensors other names than those of when it was prepared."
-            )
+            raise ModelRejected(f"{path}: {self._library.title} calls its tensors otherwise than when it was prepared.")
+        try:
+            self._compiled = self._new()
+        except LiteRtRefused as error:
+            raise ModelRejected(f"{self._library.title} cannot load {path} on packed weights: {error}.") from error
 
     def run(self, inputs: dict[str, Array]) -> list[Array]:
         """See `Engine`."""
@@ -137,16 +145,20 @@ class CachedLiteRtEngine:
         with self._turn:
             self._let_go()
             self._library.call("LiteRtDestroyModel", self._model)
+            os.close(self._weights)
 
     def _fitted(self, shapes: Shapes) -> _Run:
-        """What runs inputs of these shapes. Raises `InvalidInput`."""
+        """What runs inputs of these shapes. Raises `InvalidInput` or `InferenceFailed`."""
         if any(0 in shape for shape in shapes.values()):
             raise InvalidInput("A TFLite model takes no empty batch. Send at least one sample.")
         if self._run is not None:
             with contextlib.suppress(LiteRtRefused):  # they may need more memory, which a compiled model that ran does not take
                 return self._resized(self._run.compiled, shapes, self._run)
             self._let_go()
-        compiled = self._compiled = self._compiled or self._new()
+        try:
+            compiled = self._compiled = self._compiled or self._new()
+        except (LiteRtRefused, OSError) as error:
+            raise InferenceFailed(f"{self._library.title} cannot make room for these shapes: {error}.") from error
         try:
             return self._resized(compiled, shapes)
         except LiteRtRefused as error:
@@ -163,13 +175,13 @@ class CachedLiteRtEngine:
                 library.call("LiteRtCompiledModelResizeInputTensor", compiled, _SIGNATURE, at, sizes, len(sizes))
         library.call("LiteRtGetCompiledModelOutputTensorLayouts", compiled, _SIGNATURE, len(layouts), layouts, _ALLOCATED)
         answers = {name: layout.shape() for name, layout in zip(self._wanted, layouts, strict=True)}
-        rooms = [{}, {}] if before is None else before.rooms()
+        rooms: list[dict[str, Array]] = [{}, {}] if before is None else before.rooms()
         given = _tensors(library, self.inputs, shapes, rooms[0])
         wanted = _tensors(library, self.outputs, answers, rooms[1])
         return _Run(library, compiled, (given, wanted), (self._given, self._wanted))
 
     def _new(self) -> Handle:
-        return _compiled(self._library, self._model, self._weights, os.O_RDONLY, threads=self._threads)
+        return _compiled(self._library, self._model, self._weights, threads=self._threads)
 
     def _let_go(self) -> None:
         if self._run is not None:
@@ -215,13 +227,15 @@ class _Run:
 
     def rooms(self) -> list[dict[str, Array]]:
         """The memory of its inputs and of its outputs, for a run that takes its place; this one is over."""
+        rooms = [{name: tensor.room for name, tensor in side.items()} for side in self._tensors]
         self.close()
-        return [{name: tensor.room for name, tensor in side.items()} for side in self._tensors]
+        return rooms
 
     def close(self) -> None:
-        """Nobody runs it any more."""
+        """Nobody runs it any more. To close it twice is to close it once."""
         for tensor in [*self._tensors[0].values(), *self._tensors[1].values()]:
             self._library.call("LiteRtDestroyTensorBuffer", tensor.buffer)
+        self._tensors = ({}, {})
 
 
 def _tensors(library: Library, specs: tuple[TensorSpec, ...], shapes: Shapes, rooms: Mapping[str, Array]) -> _Tensors:
@@ -241,16 +255,16 @@ def _opened(library: Library, path: Path) -> tuple[Handle, list[str], list[str]]
         raise
 
 
-def _compiled(library: Library, model: Handle, weights: Path, flags: int, *, threads: int) -> Handle:
-    """The model on the weights of that file, which is opened with `flags`. Raises `LiteRtRefused` or `OSError`."""
-    descriptor = os.open(weights, flags | os.O_CLOEXEC)
-    before = os.fstat(descriptor)
+def _compiled(library: Library, model: Handle, weights: int, *, threads: int) -> Handle:
+    """The model on the weights of a file that is open. Raises `LiteRtRefused` or `OSError`."""
+    given = os.dup(weights)
+    before = os.fstat(given)
     try:
-        return library.compiled(model, threads=threads, weights=descriptor)
+        return library.compiled(model, threads=threads, weights=given)
     except LiteRtRefused:
-        with contextlib.suppress(OSError):  # it was closed, where the library came so far as to take it
-            if os.path.samestat(before, os.fstat(descriptor)):
-                os.close(descriptor)
+        with contextlib.suppress(OSError):  # it is closed already, where the library came so far as to take it
+            if os.path.samestat(before, os.fstat(given)):
+                os.close(given)
         raise
 
 

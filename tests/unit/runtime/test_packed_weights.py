@@ -67,22 +67,26 @@ def test_each_says_how_it_came_to_its_weights(model: Path, built: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is mapped")
-def test_its_weights_are_pages_of_the_file_and_no_library_of_a_gpu_is_loaded(model: Path, built: Path) -> None:
-    with load(model, weight_cache=built) as packed:
-        packed({"pixels": models.samples(1)[0]})
+def test_its_weights_are_pages_of_the_file_until_it_is_closed_and_no_library_of_a_gpu_is_loaded(
+    model: Path, weight_cache: Path
+) -> None:
+    weights = (weight_cache / WEIGHTS).resolve()
+    with load(model, weight_cache=weight_cache) as packed:
+        for size in (2, 1, 9):
+            packed({"pixels": models.samples(size)[0]})
         mapped = Path("/proc/self/maps").read_text()
-    assert str(built / WEIGHTS) in mapped
+    assert str(weights) in mapped
     assert "WebGpu" not in mapped
+    assert str(weights) not in Path("/proc/self/maps").read_text()
+    assert str(weights) not in [os.path.realpath(each) for each in Path("/proc/self/fd").iterdir()]
 
 
-def test_a_closed_model_leaves_no_file_open(model: Path, built: Path) -> None:
-    def opened() -> int:
-        for _ in range(3):
-            with load(model, weight_cache=built) as packed:
-                packed({"pixels": models.samples(2)[0]})
-        return len(list(Path("/dev/fd").iterdir()))
-
-    assert opened() == opened()
+def test_it_runs_on_when_what_was_prepared_is_removed_and_larger_requests_come(model: Path, weight_cache: Path) -> None:
+    with load(model, weight_cache=weight_cache) as packed:
+        packed({"pixels": models.samples(1)[0]})
+        shutil.rmtree(weight_cache)
+        pixels, _ = models.samples(50)
+        np.testing.assert_allclose(packed({"pixels": pixels})["scores"], models.scores(pixels), atol=1e-5)
 
 
 def flipped(at: float) -> Callable[[Path], None]:
