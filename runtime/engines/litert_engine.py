@@ -6,9 +6,11 @@ the package does not have (custom ones, TensorFlow's own) fail on opening.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,9 +27,10 @@ _DATATYPES: Final[dict[str, DataType]] = {name: kind for kind, name in NUMPY_NAM
 
 _PACKING: Final = "XNNPACK packs the weights at each load, since none that were packed before are given"
 
-_READ_BYTES: Final = 1 << 20
-"""Models up to this size are read, which takes less than a tenth of a millisecond. The package maps others, and a mapped file
-that is cut or overwritten in place ends the process."""
+_COPIED_BYTES: Final = 1 << 20
+"""Models up to this size are copied, which takes about a tenth of a millisecond: the package maps its file, and one that is
+cut or overwritten in place under it ends the process."""
+_DESCRIPTORS: Final = Path("/proc/self/fd")
 
 _Details = dict[str, Any]
 """What the interpreter says of a tensor: index, name, dtype, shape, shape_signature."""
@@ -40,7 +43,10 @@ class LiteRtEngine:
         package = litert_package.find()
         loaded = [] if delegate is None else [_delegate(package, delegate)]
         try:
-            self._interpreter = package.interpreter(**_model(path), num_threads=threads, experimental_delegates=loaded or None)
+            with _unchanging(path) as file:
+                self._interpreter = package.interpreter(
+                    model_path=str(file), num_threads=threads, experimental_delegates=loaded or None
+                )
             if delegate is not None:  # before XNNPACK takes the rest, on allocation
                 check_taken(self._interpreter._get_ops_details(), delegate)  # noqa: SLF001  # nothing else tells
             self._interpreter.allocate_tensors()
@@ -90,9 +96,22 @@ class LiteRtEngine:
         self._shapes |= changed
 
 
-def _model(path: Path) -> dict[str, Any]:
-    """How the package is told of the file. Raises `OSError`."""
-    return {"model_content": path.read_bytes()} if path.stat().st_size <= _READ_BYTES else {"model_path": str(path)}
+@contextlib.contextmanager
+def _unchanging(path: Path) -> Iterator[Path]:
+    """The file, or of a small one a copy in memory, for the package to map. Raises `OSError`.
+
+    It is not handed over as bytes: tflite-runtime looks closely at files only, and dies of bytes that are no model.
+    """
+    if path.stat().st_size > _COPIED_BYTES or not hasattr(os, "memfd_create") or not _DESCRIPTORS.is_dir():
+        yield path
+        return
+    descriptor = os.memfd_create("model")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:  # a descriptor
+            file.write(path.read_bytes())
+        yield _DESCRIPTORS / str(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _delegate(package: Package, path: Path) -> Any:  # noqa: ANN401  # the package has no types
