@@ -20,7 +20,7 @@ import onnxruntime as ort
 
 from fleet_protocol.tensors import DYNAMIC, DataType, TensorSpec
 from runtime.engine import Array
-from runtime.engines import nvidia_libraries, providers
+from runtime.engines import nvidia_libraries, plugins, providers
 from runtime.engines.onnx_buffers import BoundRuns, bound_runs
 from runtime.engines.onnx_files import check_external_data
 from runtime.errors import EngineUnavailable, InferenceFailed, InvalidInput, ModelRejected
@@ -210,7 +210,7 @@ def _on(
     path: Path, session_options: Mapping[str, str], threads: int | None, asked: providers.Asked
 ) -> tuple[ort.InferenceSession, Left]:
     try:
-        session, left = open_session(str(path), session_options, threads, asked.provider.key, asked.options)
+        session, left = open_session(str(path), session_options, threads, asked)
     except ModelRejected:
         raise
     except Exception as error:  # onnxruntime's errors have no common root
@@ -229,9 +229,10 @@ def check_taken(asked: providers.Asked, left: Left, path: Path) -> None:
 
 
 def open_session(
-    model: str | bytes, session_options: Mapping[str, str], threads: int | None, key: str, options: Mapping[str, str]
+    model: str | bytes, session_options: Mapping[str, str], threads: int | None, asked: providers.Asked
 ) -> tuple[ort.InferenceSession, Left]:
     """A session on this provider, and what it leaves to the CPU. Raises `ModelRejected`, and whatever onnxruntime raises."""
+    key = asked.provider.key
     made = make_options(session_options, threads)
     if key == PROVIDER:
         return ort.InferenceSession(model, made, providers=[PROVIDER]), Left(Counter(), 0)
@@ -242,7 +243,11 @@ def open_session(
     made.add_session_config_entry(
         "session.record_ep_graph_assignment_info" if says_where else "session.disable_cpu_ep_fallback", "1"
     )
-    session = ort.InferenceSession(model, made, providers=[(key, dict(options))], enable_fallback=0)
+    if asked.provider.plugin is not None and providers.is_plugged_in(asked.provider):
+        plugins.add(made, asked, asked.provider.plugin)
+        session = ort.InferenceSession(model, made)
+    else:
+        session = ort.InferenceSession(model, made, providers=[(key, asked.options)], enable_fallback=0)
     if session.get_providers()[0] != key:
         raise EngineUnavailable(f"onnxruntime {ort.__version__} left {key} out: its libraries or its device are missing.")
     return session, _left(session) if says_where else Left(Counter(), 0)

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from runtime.engines import providers
 from runtime.errors import EngineUnavailable, RuntimeFailure
 
 _TRIAL: Final = base64.b64decode(
@@ -22,10 +23,9 @@ _TRIAL: Final = base64.b64decode(
 
 
 class Try(msgspec.Struct, frozen=True, kw_only=True):
-    """Which provider, by onnxruntime's name, with which options."""
+    """Which provider, as `runtime.engines.providers` writes it."""
 
-    key: str
-    options: dict[str, str]
+    provider: str
 
 
 class Ran(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ def attempt(order: Try) -> Ran:
     from runtime.engines.onnx_engine import open_session, said
 
     try:
-        session, _ = open_session(_TRIAL, {}, 1, order.key, order.options)
+        session, _ = open_session(_TRIAL, {}, 1, providers.parse(order.provider))
     except RuntimeFailure:
         raise
     except Exception as error:  # onnxruntime's errors have no common root

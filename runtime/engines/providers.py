@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from importlib import util
 from typing import Final
 
 from runtime.errors import ChildFailed, EngineUnavailable
@@ -23,6 +24,17 @@ AUTO: Final = "auto"
 
 _PROBE_TIMEOUT_S: Final = 120.0
 """The first use of a GPU compiles kernels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """The Python package that plugs a provider into any onnxruntime (`runtime.engines.plugins`)."""
+
+    package: str
+    usual: str
+    """The device that it takes where none is named."""
+    by_option: bool = False
+    """It is told its device by the provider's option, and may emulate it; else the device must be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +52,10 @@ class Provider:
     """What makes it available, for people."""
     options: tuple[tuple[str, str], ...] = ()
     """Provider options that are always set."""
+    plugin: Plugin | None = None
 
 
-def _gpu(package: str) -> str:
+def _instead(package: str) -> str:
     return f"pip uninstall onnxruntime, then pip install {package}"
 
 
@@ -55,13 +68,27 @@ TABLE: Final = (
         "TensorrtExecutionProvider",
         "TensorRT",
         "device_id",
-        _gpu("'onnxruntime-gpu[cuda,cudnn]' 'tensorrt-cu13<11'"),
+        _instead("'onnxruntime-gpu[cuda,cudnn]' 'tensorrt-cu13<11'"),
     ),
-    Provider("cuda", "CUDAExecutionProvider", "CUDA", "device_id", _gpu("'onnxruntime-gpu[cuda,cudnn]'"), _EXACT_CUDA),
-    Provider("qnn", "QNNExecutionProvider", "QNN", "backend_type", _gpu("onnxruntime-qnn")),
+    Provider("cuda", "CUDAExecutionProvider", "CUDA", "device_id", _instead("'onnxruntime-gpu[cuda,cudnn]'"), _EXACT_CUDA),
+    Provider(
+        "qnn",
+        "QNNExecutionProvider",
+        "QNN",
+        "backend_type",
+        "pip install onnxruntime-qnn",
+        plugin=Plugin("onnxruntime_qnn", usual="htp", by_option=True),
+    ),
     Provider("coreml", "CoreMLExecutionProvider", "CoreML", "MLComputeUnits", "use the onnxruntime wheel for macOS"),
-    Provider("openvino", "OpenVINOExecutionProvider", "OpenVINO", "device_type", _gpu("onnxruntime-openvino")),
-    Provider("directml", "DmlExecutionProvider", "DirectML", "device_id", _gpu("onnxruntime-directml, on Windows")),
+    Provider(
+        "openvino",
+        "OpenVINOExecutionProvider",
+        "OpenVINO",
+        "device_type",
+        "pip install onnxruntime-ep-openvino",
+        plugin=Plugin("onnxruntime_ep_openvino", usual="CPU"),
+    ),
+    Provider("directml", "DmlExecutionProvider", "DirectML", "device_id", _instead("onnxruntime-directml, on Windows")),
     Provider("xnnpack", "XnnpackExecutionProvider", "XNNPACK", None, "build onnxruntime with --use_xnnpack"),
     Provider(CPU, "CPUExecutionProvider", "CPU", None, "pip install 'edgeward[device]'"),
 )
@@ -83,6 +110,11 @@ class Asked:
         )
         return dict(self.provider.options) | chosen
 
+    @property
+    def text(self) -> str:
+        """What `parse` makes this of."""
+        return self.provider.name + ("" if self.device is None else f":{self.device}")
+
     def describe(self) -> str:
         """For people: `OpenVINO` or `CUDA:1`."""
         return self.provider.title + ("" if self.device is None else f":{self.device}")
@@ -101,16 +133,21 @@ def parse(text: str) -> Asked:
 
 
 def present() -> tuple[Provider, ...]:
-    """The table's providers that this onnxruntime was built with, in order; whether they work here is another question.
+    """The table's providers that are installed here, in order; whether they work is another question.
 
-    None where onnxruntime is not installed.
+    This onnxruntime was built with them, or a package beside it plugs them in. None where onnxruntime is not installed.
     """
     try:
         import onnxruntime as ort
     except ImportError:
         return ()
-    available = set(ort.get_available_providers())
-    return tuple(each for each in TABLE if each.key in available)
+    built_in = set(ort.get_available_providers())
+    return tuple(each for each in TABLE if each.key in built_in or is_plugged_in(each))
+
+
+def is_plugged_in(provider: Provider) -> bool:
+    """Whether a package beside onnxruntime brings this provider."""
+    return provider.plugin is not None and util.find_spec(provider.plugin.package) is not None
 
 
 def working() -> tuple[Provider, ...]:
@@ -146,8 +183,7 @@ def objection(asked: Asked) -> str | None:
 
     try:
         with Child(provider_child.__name__) as child:
-            order = provider_child.Try(key=asked.provider.key, options=asked.options)
-            child.ask(order, provider_child.Ran, timeout_s=_PROBE_TIMEOUT_S)
+            child.ask(provider_child.Try(provider=asked.text), provider_child.Ran, timeout_s=_PROBE_TIMEOUT_S)
     except ChildFailed as error:
         return str(error)
     return None

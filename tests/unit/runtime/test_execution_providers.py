@@ -107,15 +107,15 @@ def test_the_cpu_always_works() -> None:
 def test_a_session_that_lost_its_provider_is_an_error(onnx_file: Path) -> None:
     key = missing().key
     with pytest.warns(UserWarning, match=key), pytest.raises(EngineUnavailable, match=f"left {key} out"):
-        onnx_engine.open_session(str(onnx_file), {}, None, key, {})
+        onnx_engine.open_session(str(onnx_file), {}, None, providers.Asked(missing()))
 
 
 def test_the_trial_runs_in_a_child() -> None:
     with Child(provider_child.__name__) as child:
-        order = provider_child.Try(key=onnx_engine.PROVIDER, options={})
+        order = provider_child.Try(provider="cpu")
         assert child.ask(order, provider_child.Ran, timeout_s=60) == provider_child.Ran()
         with pytest.raises(ChildFailed, match="left"):
-            child.ask(provider_child.Try(key=missing().key, options={}), provider_child.Ran, timeout_s=60)
+            child.ask(provider_child.Try(provider=missing().name), provider_child.Ran, timeout_s=60)
 
 
 def test_what_is_left_to_the_cpu_is_counted_and_named() -> None:
