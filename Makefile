@@ -41,13 +41,13 @@ soak: $(VENV)/.ready ## Run the tests that take minutes
 	@$(BIN)/python -m pytest -m soak --timeout 1800
 
 # Each file in a process of its own: TensorFlow, loaded first, makes PyTorch's triton abort.
-heavy: .venv-heavy/.ready ## Run the tests that need TensorFlow and PyTorch (8 GB)
+heavy: .venv-heavy/.ready ## Run the tests that need TensorFlow, PyTorch and onnxruntime's plugins (9 GB)
 	@failed=0; for file in tests/heavy/test_*.py; do \
 	    echo "› $$file"; .venv-heavy/bin/python -m pytest -m heavy --timeout 900 "$$file" || failed=1; \
-	done; exit $$failed
+	done; PYTHON="$(PYTHON)" scripts/test-plugins "$(VENV)-plugins" || failed=1; exit $$failed
 
 .venv-heavy/.ready: pyproject.toml constraints.txt scripts/set-up
 	@PYTHON="$(PYTHON)" scripts/set-up .venv-heavy "$(EXTRAS),tensorflow,torch,compress,camera,serving-client"
 
 clean: ## Remove what was built and measured here
-	@rm -rf $(VENV) .venv-heavy $(VENV)-tflite-runtime dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .edgeward
+	@rm -rf $(VENV) .venv-heavy $(VENV)-tflite-runtime $(VENV)-plugins dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .edgeward

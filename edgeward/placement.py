@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from runtime.sources import find
-from runtime.tuning.advice import Advice, advise_on
+from runtime.tuning.advice import Advice, advise_on, advise_where
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -59,4 +59,4 @@ def advice(
     if tuned and provider is None and delegate is None:
         return advise_on(path, variant=variant, cache=directory(cache))
     wanted = dataclasses.replace(find(path, variant=variant), provider=provider, delegate=delegate)
-    return Advice(wanted, wanted, "as published, as was asked for")
+    return advise_where(wanted, directory(cache))

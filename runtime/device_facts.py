@@ -20,6 +20,10 @@ _LIBRARIES: Final = (
     "onnxruntime-openvino",
     "onnxruntime-directml",
     "onnxruntime-qnn",
+    "onnxruntime-ep-openvino",
+    "tensorrt-cu13",
+    "tensorrt-cu12",
+    "tensorrt",
     "ai-edge-litert",
     "tflite-runtime",
     "numpy",
@@ -41,6 +45,8 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
     cores: int
     """Cores that this process may use."""
     libraries: dict[str, str]
+    accelerators: tuple[str, ...] = ()
+    """NVIDIA's GPUs and driver, for what is compiled for these; other providers check themselves what they load."""
 
 
 def device_facts() -> DeviceFacts:
@@ -53,6 +59,7 @@ def device_facts() -> DeviceFacts:
         features=digest_of(repr(sorted(fields.items())).encode()),
         cores=usable_cores(),
         libraries={name: version for name in _LIBRARIES if (version := _version(name))},
+        accelerators=accelerators(Path("/proc/driver/nvidia")),
     )
 
 
@@ -63,18 +70,28 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def accelerators(driver: Path) -> tuple[str, ...]:
+    """What the kernel says of the driver's version and each GPU's model; nothing where there is none."""
+    models = sorted(driver.glob("gpus/*/information"))
+    said = (_lines(path) for path in (driver / "version", *models))
+    return tuple(" ".join(line.split()) for lines in said for line in lines if line.startswith(("NVRM", "Model:")))
+
+
 def _cpu_fields() -> dict[str, str]:
     """Each field's first value: cores of one device may differ, and then the first stands for all."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return {}
     found: dict[str, str] = {}
-    for line in lines:
+    for line in _lines(Path("/proc/cpuinfo")):
         name, _, value = line.partition(":")
         if name.strip() in _CPU_FIELDS:
             found.setdefault(name.strip(), value.strip())
     return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _version(name: str) -> str | None:

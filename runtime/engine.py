@@ -92,13 +92,14 @@ def open_engine(
     threads: int | None,
     provider: str | None = None,
     delegate: Path | None = None,
-    weight_cache: Path | None = None,
+    compiled: Path | None = None,
 ) -> Engine:
     """Open the file with the engine that its content needs. Raises `ModelRejected`.
 
     `threads` bounds the threads of one run (1 to `MOST_THREADS`); None leaves it to the engine. `provider` is for ONNX
-    (`runtime.engines.providers`), `delegate`, the path of a library, for TFLite, and so is `weight_cache`, the directory in
-    which `runtime.tuning.prepared` keeps its packed weights.
+    (`runtime.engines.providers`), `delegate`, the path of a library, for TFLite. `compiled` is the directory of what
+    was made of the model before for where it runs: packed weights for TFLite (`runtime.tuning.prepared`), what a provider
+    compiled for ONNX (`runtime.tuning.compiled`).
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         wanted = f"Give 1 to {MOST_THREADS}, or none to let the engine choose"
@@ -108,10 +109,10 @@ def open_engine(
             raise ModelRejected(f"{path} is a TFLite model, which takes a delegate and no provider {provider!r}.")
         if session_options:
             raise ModelRejected(f"TFLite variants take no session options; {path} has {', '.join(sorted(session_options))}.")
-        if weight_cache is not None:
+        if compiled is not None:
             from runtime.engines.litert_cached import CachedLiteRtEngine
 
-            return CachedLiteRtEngine(path, weight_cache=weight_cache, threads=threads)
+            return CachedLiteRtEngine(path, weight_cache=compiled, threads=threads)
         from runtime.engines.litert_engine import LiteRtEngine
 
         return LiteRtEngine(path, threads=threads, delegate=delegate)
@@ -119,4 +120,4 @@ def open_engine(
         raise ModelRejected(f"{path} is an ONNX model, which takes an execution provider and no delegate.")
     from runtime.engines.onnx_engine import OnnxEngine
 
-    return OnnxEngine(path, session_options=session_options, threads=threads, provider=provider)
+    return OnnxEngine(path, session_options=session_options, threads=threads, provider=provider, compiled=compiled)

@@ -132,7 +132,7 @@ def load(
     threads: int | None = None,
     provider: str | None = None,
     delegate: Path | None = None,
-    weight_cache: Path | None = None,
+    compiled: Path | None = None,
     processing: Processing | None = None,
     labels: tuple[str, ...] = (),
 ) -> Model:
@@ -142,7 +142,7 @@ def load(
     threads of one run (1 or more). `provider` is where an ONNX model runs (`cpu`, `cuda:0`, `auto`, …:
     `runtime.engines.providers`), `delegate` the library that runs a TFLite model; without them it is the CPU. Raises
     `ModelRejected`, whatever the file holds, and its `EngineUnavailable` where that provider or delegate does not work here.
-    `weight_cache` is where the packed weights of a TFLite model lie (`runtime.tuning.prepared`).
+    `compiled` is the directory of a TFLite model's packed weights, or of what the provider compiled of an ONNX model.
     `processing` and `labels` are the manifest's, for who hands in pictures, audio and the like.
     """
     engine = open_engine(
@@ -151,7 +151,7 @@ def load(
         threads=threads,
         provider=provider,
         delegate=delegate,
-        weight_cache=weight_cache,
+        compiled=compiled,
     )
     if processing is None:
         return Model(engine, labels=labels)

@@ -40,12 +40,12 @@ def load(
 
     `threads` bounds the threads of one run (1 or more). `provider` is where an ONNX model runs (`cpu`, `cuda:0`, `auto`, …),
     `delegate` the library that runs a TFLite model; without them it is the CPU. Whoever gives one of these two, or session
-    options, wants no advice, and `cache` is not looked at. Raises `ModelRejected`, and its `EngineUnavailable` where no
-    engine, or not that provider or delegate, works here.
+    options, wants no advice: of `cache` only what that provider compiled of the model is taken. Raises `ModelRejected`, and
+    its `EngineUnavailable` where no engine, or not that provider or delegate, works here.
     """
     path, delegate = Path(path), None if delegate is None else Path(delegate)
     cache = None if cache is None else Path(cache)
-    advised = cache if provider is None and delegate is None and not session_options else None
+    advised = cache if delegate is None and not session_options else None
     if (path / MANIFEST_FILE).is_file():
         if session_options or processing is not None or labels:
             raise ModelRejected(f"{path} is a bundle: options, processing and labels are its manifest's. Leave them out.")
@@ -54,7 +54,8 @@ def load(
     if variant is not None:
         raise ModelRejected(f"{path} is no bundle, and has no variants. Leave out the variant, or give a bundle.")
     if advised is not None:
-        return _best_known([replace(sources.find(path), processing=processing, labels=labels)], advised, threads)
+        source = replace(sources.find(path), provider=provider, processing=processing, labels=labels)
+        return _best_known([source], advised, threads)
     return model.load(
         path,
         session_options=session_options,
@@ -82,8 +83,10 @@ def _best_known(field: list[Source], cache: Path | None, threads: int | None) ->
     """As tuning chose, and in its prepared form, as far as `cache` knows of either; else the first that can be opened."""
     if cache is None:
         return _first(field, lambda source: source.load(threads=threads))
-    from runtime.tuning.advice import advise
+    from runtime.tuning.advice import advise, advise_where
 
+    if field[0].provider is not None:
+        return _first(field, lambda source: advise_where(source, cache).load(threads=threads)[0])
     best = advise(field, cache)
     others = [each for each in field if each is not best.plain]
     ways = {id(each): advise([each], cache) for each in others} | {id(best.plain): best}

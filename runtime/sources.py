@@ -47,8 +47,9 @@ class Source:
     provider: str | None = None
     delegate: Path | None = None
     """Where it runs, as `runtime.load` takes it."""
-    weight_cache: Path | None = None
-    """Where the packed weights of a TFLite model lie, which `runtime.tuning.prepared` made."""
+    compiled: Path | None = None
+    """The directory of a TFLite model's packed weights (`runtime.tuning.prepared`), or of what the provider compiled of an ONNX
+    model (`runtime.tuning.compiled`)."""
     threads: int | None = None
     """Threads of one run, at most; None: as many as the engine takes."""
     batch: int = 1
@@ -69,7 +70,7 @@ class Source:
             threads=self.fewest(threads),
             provider=self.provider,
             delegate=self.delegate,
-            weight_cache=self.weight_cache,
+            compiled=self.compiled,
             processing=self.processing,
             labels=self.labels,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Final, get_args
 
 import click
 from rich.markup import escape
@@ -11,7 +11,11 @@ from rich.markup import escape
 from edgeward import placement, terminal
 from edgeward.numbers import Number
 from runtime.tuning.measurement import tune
+from runtime.tuning.readiness import make_chosen_compiled
 from runtime.tuning.record import Burst, Condition, Goal, Objective, Row, Tuning
+
+_COMPILE_S: Final = 1800.0
+"""TensorRT takes minutes for a large model."""
 
 
 @click.command()
@@ -36,7 +40,8 @@ def command(
 
     Tries variants, execution providers, threads, ways of waiting and optimisation levels, each beside the default, alone and
     next to a busy process. Wrong answers are out first, then what costs too much CPU time; the default stays unless another
-    way is better beyond noise. The result is kept until the model, the processor or the libraries change.
+    way is better beyond noise. The result is kept until the model, the processor or the libraries change, and so is what the
+    chosen provider compiled of the model.
 
     \b
     Examples:
@@ -54,19 +59,22 @@ def command(
             again=again,
             on_progress=report,
         )
+        compiled = make_chosen_compiled(model, tuning, placement.directory(cache), timeout_s=_COMPILE_S)
     if as_json:
-        terminal.print_json({"objective": objective, "tuning": tuning})
+        terminal.print_json({"objective": objective, "tuning": tuning, "compiled": compiled})
     else:
-        _show(objective, tuning)
+        _show(objective, tuning, compiled)
 
 
-def _show(objective: Objective, tuning: Tuning) -> None:
+def _show(objective: Objective, tuning: Tuning, compiled: str) -> None:
     columns = ("candidate", "p50", "p95", "÷ default", "busy p50", "÷ default ", "CPU", "memory", "verdict")
     rows = [_cells(row) for row in tuning.rows]
     terminal.out.print(terminal.table(f"Wanted: {objective.describe()}", columns, rows, right=columns[1:8]))
     terminal.out.print(f"\nChosen  {escape(tuning.chosen.describe())}", soft_wrap=True)
     terminal.out.print(f"Engine  {escape(tuning.row.engine or 'unknown')}", soft_wrap=True)
     terminal.out.print(f"Why     {escape(tuning.reason)}", soft_wrap=True)
+    if compiled:
+        terminal.out.print(f"Kept    {escape(compiled)}", soft_wrap=True)
     if tuning.batch_gains:
         gains = ", ".join(f"{size}: {gain:.2f}×" for size, gain in tuning.batch_gains.items())
         padded = "; sequences of different lengths too" if tuning.pads else ""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -96,13 +97,22 @@ _SOURCE: Final = re.compile(r"\b\w+\.(?:cc|h):\d+ \S+ ")
 
 
 class OnnxEngine:
-    """One `InferenceSession`; see `Engine`. `provider` is None for the CPU, or what `runtime.engines.providers` understands."""
+    """One `InferenceSession`; see `Engine`. `provider` is None for the CPU, or what `runtime.engines.providers` understands.
+
+    `compiled` is the directory of what a named provider compiled of the model; an empty one is filled.
+    """
 
     def __init__(
-        self, path: Path, *, session_options: Mapping[str, str], threads: int | None, provider: str | None = None
+        self,
+        path: Path,
+        *,
+        session_options: Mapping[str, str],
+        threads: int | None,
+        provider: str | None = None,
+        compiled: Path | None = None,
     ) -> None:
         check_external_data(path)
-        opened = _opened(path, session_options, threads, provider)
+        opened = _opened(path, session_options, threads, provider, compiled)
         session = opened.session
         self.inputs = tuple(_spec(node, path) for node in session.get_inputs())
         self.outputs = tuple(_spec(node, path) for node in session.get_outputs())
@@ -156,14 +166,16 @@ class _Opened:
     """Why it runs there, for people."""
 
 
-def _opened(path: Path, session_options: Mapping[str, str], threads: int | None, provider: str | None) -> _Opened:
+def _opened(
+    path: Path, session_options: Mapping[str, str], threads: int | None, provider: str | None, compiled: Path | None
+) -> _Opened:
     """The session on the provider that was asked for, or chosen. Raises `ModelRejected`."""
     if provider == providers.AUTO:
         return _chosen(path, session_options, threads)
     asked = providers.parse(provider or providers.CPU)
     providers.check(asked)
     why = "was asked for" if provider else "since no other provider was asked for; `edgeward tune` measures what is fastest"
-    session, left = _on(path, session_options, threads, asked)
+    session, left = _on(path, session_options, threads, replace(asked, compiled=compiled))
     return _Opened(session, asked.describe() + left.describe(), f"{asked.describe()} {why}")
 
 
@@ -209,8 +221,9 @@ class Left:
 def _on(
     path: Path, session_options: Mapping[str, str], threads: int | None, asked: providers.Asked
 ) -> tuple[ort.InferenceSession, Left]:
+    file, entries = asked.in_place_of(path)
     try:
-        session, left = open_session(str(path), session_options, threads, asked)
+        session, left = open_session(str(file), session_options, threads, asked, entries)
     except ModelRejected:
         raise
     except Exception as error:  # onnxruntime's errors have no common root
@@ -229,11 +242,20 @@ def check_taken(asked: providers.Asked, left: Left, path: Path) -> None:
 
 
 def open_session(
-    model: str | bytes, session_options: Mapping[str, str], threads: int | None, asked: providers.Asked
+    model: str | bytes,
+    session_options: Mapping[str, str],
+    threads: int | None,
+    asked: providers.Asked,
+    entries: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[ort.InferenceSession, Left]:
-    """A session on this provider, and what it leaves to the CPU. Raises `ModelRejected`, and whatever onnxruntime raises."""
+    """A session on this provider, and what it leaves to the CPU. Raises `ModelRejected`, and whatever onnxruntime raises.
+
+    `entries` go to onnxruntime beside those that a variant may set.
+    """
     key = asked.provider.key
     made = make_options(session_options, threads)
+    for name, value in entries.items():
+        made.add_session_config_entry(name, value)
     if key == PROVIDER:
         return ort.InferenceSession(model, made, providers=[PROVIDER]), Left(Counter(), 0)
     if key in nvidia_libraries.WANTED_BY:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from importlib import util
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal
 
 from runtime.errors import ChildFailed, EngineUnavailable
 
@@ -53,12 +54,25 @@ class Provider:
     options: tuple[tuple[str, str], ...] = ()
     """Provider options that are always set."""
     plugin: Plugin | None = None
+    cache: tuple[tuple[str, str], ...] | Literal["context"] = ()
+    """How it keeps what it compiles: by provider options, in which `FOLDER` stands for a directory; or as a model of its own
+    (onnxruntime's EP context). Empty: it keeps nothing, or compiles nothing."""
 
 
 def _instead(package: str) -> str:
     return f"pip uninstall onnxruntime, then pip install {package}"
 
 
+FOLDER: Final = "{folder}"
+CONTEXT: Final = "context.onnx"
+"""What a provider compiled, as a model beside its binary file."""
+
+_TENSORRT_CACHE: Final = (
+    ("trt_engine_cache_enable", "1"),
+    ("trt_engine_cache_path", FOLDER),
+    ("trt_timing_cache_enable", "1"),
+    ("trt_timing_cache_path", FOLDER),
+)
 _EXACT_CUDA: Final = (("use_tf32", "0"),)
 """Its default rounds float32 to ten bits before it multiplies: answers were off by a thousandth of the largest."""
 
@@ -69,6 +83,7 @@ TABLE: Final = (
         "TensorRT",
         "device_id",
         _instead("'onnxruntime-gpu[cuda,cudnn]' 'tensorrt-cu13<11'"),
+        cache=_TENSORRT_CACHE,
     ),
     Provider("cuda", "CUDAExecutionProvider", "CUDA", "device_id", _instead("'onnxruntime-gpu[cuda,cudnn]'"), _EXACT_CUDA),
     Provider(
@@ -78,8 +93,16 @@ TABLE: Final = (
         "backend_type",
         "pip install onnxruntime-qnn",
         plugin=Plugin("onnxruntime_qnn", usual="htp", by_option=True),
+        cache="context",
     ),
-    Provider("coreml", "CoreMLExecutionProvider", "CoreML", "MLComputeUnits", "use the onnxruntime wheel for macOS"),
+    Provider(
+        "coreml",
+        "CoreMLExecutionProvider",
+        "CoreML",
+        "MLComputeUnits",
+        "use the onnxruntime wheel for macOS",
+        cache=(("ModelCacheDirectory", FOLDER),),
+    ),
     Provider(
         "openvino",
         "OpenVINOExecutionProvider",
@@ -87,6 +110,7 @@ TABLE: Final = (
         "device_type",
         "pip install onnxruntime-ep-openvino",
         plugin=Plugin("onnxruntime_ep_openvino", usual="CPU"),
+        cache="context",
     ),
     Provider("directml", "DmlExecutionProvider", "DirectML", "device_id", _instead("onnxruntime-directml, on Windows")),
     Provider("xnnpack", "XnnpackExecutionProvider", "XNNPACK", None, "build onnxruntime with --use_xnnpack"),
@@ -102,13 +126,30 @@ class Asked:
     provider: Provider
     device: str | None = None
 
+    compiled: Path | None = None
+    """The directory of what it compiled of the model, which it fills where there is nothing yet."""
+
     @property
     def options(self) -> dict[str, str]:
         """Provider options, for onnxruntime."""
         chosen = (
             {} if self.device is None or self.provider.device_option is None else {self.provider.device_option: self.device}
         )
-        return dict(self.provider.options) | chosen
+        return dict(self.provider.options) | chosen | self._keeping()
+
+    def _keeping(self) -> dict[str, str]:
+        if self.compiled is None or self.provider.cache == "context":
+            return {}
+        return {name: value.replace(FOLDER, str(self.compiled)) for name, value in self.provider.cache}
+
+    def in_place_of(self, model: Path) -> tuple[Path, dict[str, str]]:
+        """The file to open for `model`, and the session entries with which it writes one where there is none yet."""
+        if self.compiled is None or self.provider.cache != "context":
+            return model, {}
+        context = self.compiled / CONTEXT
+        if context.is_file():
+            return context, {}
+        return model, {"ep.context_enable": "1", "ep.context_file_path": str(context), "ep.context_embed_mode": "0"}
 
     @property
     def text(self) -> str:
@@ -130,6 +171,11 @@ def parse(text: str) -> Asked:
     if device and provider.device_option is None:
         raise EngineUnavailable(f"{provider.title} has no devices to choose from. Ask for {name!r}.")
     return Asked(provider, device or None)
+
+
+def compiles(text: str) -> bool:
+    """Whether that is a provider, with or without a device, that keeps what it compiles of a model."""
+    return any(each.cache and each.name == text.partition(":")[0] for each in TABLE)
 
 
 def present() -> tuple[Provider, ...]:

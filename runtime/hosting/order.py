@@ -24,7 +24,7 @@ class ToOpen(msgspec.Struct, frozen=True, kw_only=True):
     threads: int | None
     provider: str | None
     delegate: str | None
-    weight_cache: str | None
+    compiled: str | None
 
     @classmethod
     def of(cls, source: Source, path: Path, *, threads: int | None) -> Self:
@@ -35,7 +35,7 @@ class ToOpen(msgspec.Struct, frozen=True, kw_only=True):
             threads=source.fewest(threads),
             provider=source.provider,
             delegate=None if source.delegate is None else str(source.delegate),
-            weight_cache=None if source.weight_cache is None else str(source.weight_cache.absolute()),
+            compiled=None if source.compiled is None else str(source.compiled.absolute()),
         )
 
     def open(self) -> Engine:
@@ -46,5 +46,5 @@ class ToOpen(msgspec.Struct, frozen=True, kw_only=True):
             threads=self.threads,
             provider=self.provider,
             delegate=None if self.delegate is None else Path(self.delegate),
-            weight_cache=None if self.weight_cache is None else Path(self.weight_cache),
+            compiled=None if self.compiled is None else Path(self.compiled),
         )

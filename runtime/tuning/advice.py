@@ -12,13 +12,13 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fleet_protocol.digests import digest_of
 from fleet_protocol.processing import Processing
 from runtime import sources
 from runtime.device_facts import usable_cores
-from runtime.engines.providers import CPU
+from runtime.engines.providers import CPU, compiles
 from runtime.errors import ModelRejected, RuntimeFailure
 from runtime.hosting.batching import most_worth
 from runtime.model import Model
@@ -26,9 +26,7 @@ from runtime.sources import Source
 from runtime.tuning import results
 from runtime.tuning.record import Tuning, TuningKey
 
-if TYPE_CHECKING:
-    from runtime.tuning.prepared import Prepared
-
+AS_ASKED: Final = "as published, as was asked for"
 AS_PUBLISHED: Final = "as published, since nothing else is known on this device"
 
 
@@ -114,6 +112,12 @@ def advise(field: Sequence[Source], cache: Path) -> Advice:
     return Advice(ready, chosen, why, None if idle is None else idle.p50_s)
 
 
+def advise_where(source: Source, cache: Path) -> Advice:
+    """How to run it where its user wants it: with what the provider compiled of it, as far as that is kept."""
+    ready = compiled_form(source, Kept(source.digest, cache))
+    return Advice(source, source, AS_ASKED) if ready is None else Advice(ready, source, f"{AS_ASKED}, and compiled before")
+
+
 def as_chosen(source: Source, tuning: Tuning) -> Source:
     """This variant, opened in the way that tuning chose; requests are merged where that gains more than running abreast."""
     chosen = tuning.chosen
@@ -131,12 +135,7 @@ def as_chosen(source: Source, tuning: Tuning) -> Source:
 def best_way(source: Source, kept: Kept) -> Source:
     """The same model in the best way that is kept: tuned, and in its prepared form."""
     tuned = as_tuned(source, kept)
-    ready = prepared_form(tuned, kept)
-    if ready is None:
-        return tuned
-    if ready.path == tuned.path:
-        return replace(tuned, weight_cache=ready.weight_cache)
-    return replace(tuned, path=ready.path, session_options=ready.session_options, digest="")  # `digest` was the other file's
+    return prepared_form(tuned, kept) or tuned
 
 
 def as_tuned(source: Source, kept: Kept) -> Source:
@@ -148,10 +147,27 @@ def as_tuned(source: Source, kept: Kept) -> Source:
     return replace(chosen, threads=source.fewest(chosen.threads), provider=source.provider or chosen.provider)
 
 
-def prepared_form(tuned: Source, kept: Kept) -> Prepared | None:
-    """What was built of the model for these options and the CPU, if it is there and whole."""
-    if tuned.provider not in (None, CPU) or tuned.delegate is not None or not kept.prepared.is_dir():
+def prepared_form(tuned: Source, kept: Kept) -> Source | None:
+    """The same in the form that was made for these options and where it runs, if that is there and whole."""
+    if tuned.delegate is not None or not kept.prepared.is_dir():
         return None
+    if tuned.provider not in (None, CPU):
+        return compiled_form(tuned, kept)
     from runtime.tuning import prepared
 
-    return prepared.find(tuned.path, digest=kept.digest, cache=kept.prepared, session_options=tuned.session_options)
+    ready = prepared.find(tuned.path, digest=kept.digest, cache=kept.prepared, session_options=tuned.session_options)
+    if ready is None:
+        return None
+    if ready.path == tuned.path:
+        return replace(tuned, compiled=ready.compiled)
+    return replace(tuned, path=ready.path, session_options=ready.session_options, digest="")  # `digest` was the other file's
+
+
+def compiled_form(source: Source, kept: Kept) -> Source | None:
+    """The same with what its provider compiled of it, if that is there and whole."""
+    if source.provider is None or not compiles(source.provider) or not kept.prepared.is_dir():
+        return None
+    from runtime.tuning import compiled
+
+    entry = compiled.find(source.provider, digest=kept.digest, cache=kept.prepared, session_options=source.session_options)
+    return None if entry is None else replace(source, compiled=entry)

@@ -5,65 +5,32 @@
 
 A prepared model answers what the plain one answers (the child that builds it checks that), loads without optimising, and
 its weights are pages of a file: the system can drop and share them, so a second version costs little memory. Of an ONNX model
-the cache holds all; of a TFLite model the weights that XNNPACK packed, and its own file is run with them. A cache entry is
-a directory named after all that it depends on: the model's digest, its options, the processor, the library versions. It is
-written whole, or not at all, and never changed: a model that runs from it keeps its files even when they are removed.
+the cache holds all; of a TFLite model the weights that XNNPACK packed, and its own file is run with them. What an entry of the
+cache is, `runtime.tuning.cache_entries` says.
 
-May not live here: deciding how to run a model (`runtime.tuning.tuner`); files that nobody has tried (the gate comes first).
+May not live here: deciding how to run a model (`runtime.tuning.tuner`); files that nobody has tried (the gate comes first);
+execution providers beside the CPU (`runtime.tuning.compiled`).
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from fleet_io import durable
-from fleet_protocol.digests import digest_of, hex_of
-from fleet_protocol.manifest import Format
 from runtime.children import Child
-from runtime.device_facts import DeviceFacts, device_facts
+from runtime.device_facts import device_facts
 from runtime.engine import format_of
-from runtime.engines import litert_cached
-from runtime.engines.onnx_files import external_files
-from runtime.errors import CannotPrepare, ChildFailed, ModelRejected
+from runtime.errors import CannotPrepare, ChildFailed
 from runtime.model import NO_OPTIONS, Model, load
-from runtime.seen_files import SeenFile, is_same, seen
-from runtime.tuning.prepared_child import GRAPH, WEIGHTS, BuildOrder, BuildResult
+from runtime.tuning import cache_entries
+from runtime.tuning.cache_entries import Key
+from runtime.tuning.prepared_child import GRAPH, BuildOrder, BuildResult
 
 CHILD: Final = "runtime.tuning.prepared_child"
-RECORD: Final = "prepared.json"
 MIN_SQNR_DB: Final = 60.0
 """Between the answers of the plain and the prepared model: other kernels round in another order, and do no more."""
-
-_FILES: Final[dict[Format, tuple[str, ...]]] = {"onnx": (GRAPH, WEIGHTS), "tflite": litert_cached.FILES}
-"""Of an entry, beside its record."""
-_RECORD_BYTES: Final = 1 << 20
-
-
-class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a cache entry depends on; its digest is the entry's name."""
-
-    layout: int = 1
-    digest: str
-    session_options: dict[str, str]
-    packed: bool
-    device: DeviceFacts
-
-    def name(self) -> str:
-        """The name of the entry's directory."""
-        return hex_of(digest_of(msgspec.json.encode(self, order="deterministic")))[:40]
-
-
-class _Record(msgspec.Struct, frozen=True, kw_only=True):
-    key: Key
-    files: dict[str, SeenFile]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +40,12 @@ class Prepared:
     entry: Path
     path: Path
     session_options: Mapping[str, str]
-    weight_cache: Path | None = None
-    """As `runtime.model.load` takes it: of a TFLite model, whose file is the plain one."""
+    compiled: Path | None = None
+    """As `runtime.model.load` takes it: the packed weights of a TFLite model, whose file is the plain one."""
 
     def load(self, *, threads: int | None = None) -> Model:
         """Open it. Raises `ModelRejected`."""
-        return load(self.path, session_options=self.session_options, threads=threads, weight_cache=self.weight_cache)
+        return load(self.path, session_options=self.session_options, threads=threads, compiled=self.compiled)
 
 
 def prepare(
@@ -101,14 +68,10 @@ def prepare(
     """
     key = _key(digest, session_options, packed=packed)
     entry = cache / key.name()
-    if _whole(entry, key, every_byte=True) is None:
-        try:
-            _build(model, entry, key, golden, timeout_s)
-        except OSError as error:
-            raise CannotPrepare(
-                f"{entry} cannot be written: {error.strerror or error}. Free space or check its rights."
-            ) from error
-    return _prepared(model, entry, key, _FILES[_kind(model)])
+    if not cache_entries.is_whole(entry, key, every_byte=True):
+        cache_entries.kind(model)
+        cache_entries.build(entry, key, lambda staging: _fill(model, staging, key, golden, timeout_s))
+    return _prepared(model, entry, key)
 
 
 def find(
@@ -121,70 +84,37 @@ def find(
     """
     key = _key(digest, session_options, packed=packed)
     entry = cache / key.name()
-    record = _whole(entry, key, every_byte=False)
-    return None if record is None else _prepared(model, entry, key, record.files)
+    return _prepared(model, entry, key) if cache_entries.is_whole(entry, key, every_byte=False) else None
 
 
 def discard(*, digest: str, cache: Path, session_options: Mapping[str, str] = NO_OPTIONS, packed: bool = True) -> None:
     """Remove what `prepare` made; what is not there is none to remove. A model that runs from it goes on running."""
-    shutil.rmtree(cache / _key(digest, session_options, packed=packed).name(), ignore_errors=True)
-
-
-def discard_others(cache: Path, keep: tuple[Prepared, ...]) -> int:
-    """Remove every entry but those to keep, and what killed builds left; how many went. Models that run go on running."""
-    kept = {prepared.entry for prepared in keep}
-    gone = [entry for entry in cache.glob("*") if entry.is_dir() and entry not in kept] if cache.is_dir() else []
-    for entry in gone:
-        shutil.rmtree(entry, ignore_errors=True)
-    return len(gone)
+    cache_entries.discard(cache / _key(digest, session_options, packed=packed).name())
 
 
 def _key(digest: str, session_options: Mapping[str, str], *, packed: bool) -> Key:
     return Key(digest=digest, session_options=dict(session_options), packed=packed, device=device_facts())
 
 
-def _prepared(model: Path, entry: Path, key: Key, files: Collection[str]) -> Prepared:
-    if litert_cached.WEIGHTS in files:
-        return Prepared(entry, model, key.session_options, weight_cache=entry)
+def _prepared(model: Path, entry: Path, key: Key) -> Prepared:
+    if format_of(model) == "tflite":
+        return Prepared(entry, model, key.session_options, compiled=entry)
     options = {**key.session_options, "graph_optimization_level": "disable"}  # it is optimised already
     if not key.packed:
         options["session.disable_prepacking"] = "1"
     return Prepared(entry, entry / GRAPH, options)
 
 
-def _build(model: Path, entry: Path, key: Key, golden: Path | None, timeout_s: float) -> None:
-    files = _FILES[_kind(model)]
-    durable.make_directory(entry.parent)
-    staging = Path(tempfile.mkdtemp(dir=entry.parent, prefix=durable.TEMPORARY_PREFIX))
-    try:
-        order = BuildOrder(
-            model=str(model),
-            directory=str(staging),
-            session_options=key.session_options,
-            packed=key.packed,
-            load_options=dict(_prepared(model, staging, key, files).session_options),
-            golden=None if golden is None else str(golden),
-        )
-        _made(order, timeout_s)
-        _record(staging, key, files)
-        _put(staging, entry, key)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _kind(model: Path) -> Format:
-    """Raises `CannotPrepare`."""
-    try:
-        kind = format_of(model)
-        if kind == "onnx" and external_files(model):
-            raise CannotPrepare(f"{model} keeps weights in other files, which its digest does not cover. Save it as one file.")
-    except ModelRejected as error:
-        raise CannotPrepare(str(error)) from error
-    return kind
-
-
-def _made(order: BuildOrder, timeout_s: float) -> None:
-    """Have a child fill the directory and compare. Raises `CannotPrepare`."""
+def _fill(model: Path, staging: Path, key: Key, golden: Path | None, timeout_s: float) -> None:
+    """Have a child fill the directory, and compare. Raises `CannotPrepare`."""
+    order = BuildOrder(
+        model=str(model),
+        directory=str(staging),
+        session_options=key.session_options,
+        packed=key.packed,
+        load_options=dict(_prepared(model, staging, key).session_options),
+        golden=None if golden is None else str(golden),
+    )
     try:
         with Child(CHILD) as child:
             result = child.ask(order, BuildResult, timeout_s=timeout_s)
@@ -195,51 +125,3 @@ def _made(order: BuildOrder, timeout_s: float) -> None:
             f"{order.model}, prepared, answers otherwise than before: signal-to-noise ratio {result.sqnr_db:.1f} dB, at least "
             f"{MIN_SQNR_DB:g} wanted. Load it as it is."
         )
-
-
-def _record(staging: Path, key: Key, files: Collection[str]) -> None:
-    """Sync what the child wrote, and write down what it is, last."""
-    for name in files:
-        _sync(staging / name)
-    record = _Record(key=key, files={name: seen(staging / name) for name in files})
-    durable.write_bytes(staging / RECORD, msgspec.json.encode(record))
-    staging.chmod(0o755)
-
-
-def _sync(path: Path) -> None:
-    with path.open("ab") as file:  # a model whose weights are all small has no weights file yet
-        os.fsync(file.fileno())
-
-
-def _put(staging: Path, entry: Path, key: Key) -> None:
-    """Rename into place. What is there and not whole goes; what another process put there meanwhile stays."""
-    for _ in range(2):
-        try:
-            durable.rename(staging, entry)
-            return
-        except OSError:
-            if _whole(entry, key, every_byte=True) is not None:
-                return
-            if not os.path.lexists(entry):
-                raise
-            _clear(entry)
-    raise CannotPrepare(f"{entry} is written by another process again and again. Try again later.")
-
-
-def _clear(entry: Path) -> None:
-    if entry.is_dir() and not entry.is_symlink():
-        shutil.rmtree(entry)
-    else:
-        entry.unlink()
-
-
-def _whole(entry: Path, key: Key, *, every_byte: bool) -> _Record | None:
-    """What is recorded of an entry that is there and as it was written."""
-    try:
-        with (entry / RECORD).open("rb") as file:
-            record = msgspec.json.decode(file.read(_RECORD_BYTES), type=_Record)
-        known = record.key == key and record.files.keys() in [set(files) for files in _FILES.values()]
-        same = known and all(is_same(entry / name, file, every_byte=every_byte) for name, file in record.files.items())
-    except (OSError, msgspec.DecodeError):
-        return None
-    return record if same else None

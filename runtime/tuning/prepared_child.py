@@ -51,7 +51,7 @@ def build(order: BuildOrder) -> BuildResult:
     plain = load(path, session_options=order.session_options)
     if format_of(path) == "tflite":
         litert_cached.write(path, directory, inputs=plain.inputs, outputs=plain.outputs)
-        prepared = load(path, session_options=order.load_options, weight_cache=directory)
+        prepared = load(path, session_options=order.load_options, compiled=directory)
     else:
         _write(path, directory, order)
         prepared = load(directory / GRAPH, session_options=order.load_options)
@@ -71,6 +71,7 @@ def _write(model: Path, directory: Path, order: BuildOrder) -> None:
 
     from runtime.engines.onnx_engine import PROVIDER, make_options
 
+    (directory / WEIGHTS).touch()  # a model whose weights are all small writes none
     options = make_options(order.session_options, None)
     options.optimized_model_filepath = str(directory / GRAPH)
     entries = {

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,12 +22,12 @@ from runtime.device_facts import usable_cores
 from runtime.engine import format_of
 from runtime.engines import litert_library, providers
 from runtime.engines.providers import CPU
-from runtime.errors import RuntimeFailure
+from runtime.errors import CannotPrepare, RuntimeFailure
 from runtime.model import Model
-from runtime.sources import Contender, Source
-from runtime.tuning import measurement, prepared, results
-from runtime.tuning.advice import Kept, as_tuned, best_way, prepared_form
-from runtime.tuning.record import Candidate, Objective
+from runtime.sources import Contender, Source, contenders
+from runtime.tuning import cache_entries, compiled, measurement, prepared, results
+from runtime.tuning.advice import Kept, as_chosen, as_tuned, best_way, prepared_form
+from runtime.tuning.record import Candidate, Objective, Tuning
 
 __all__ = ["ROOM", "Effort", "Kept", "forget", "keep_only", "load_ready", "make_ready"]
 
@@ -70,7 +70,39 @@ def make_ready(contender: Contender, kept: Kept, effort: Effort, *, threads: int
     way = as_tuned(source, kept)
     if effort.prepare and way.provider in (None, CPU) and source.path.stat().st_size >= effort.smallest_bytes:
         said.append(_prepared(contender, way, kept, effort))
+    elif effort.prepare and way.provider is not None and providers.compiles(way.provider):
+        said.append(make_compiled(way.provider, replace(contender, source=way), kept, timeout_s=effort.timeout_s))
     return "; ".join(said) or "nothing to prepare"
+
+
+def make_compiled(provider: str, contender: Contender, kept: Kept, *, timeout_s: float) -> str:
+    """Have the model compiled for the provider, once; say for people what came of it. Raises `CannotPrepare`."""
+    compiled.compile_for(
+        provider,
+        contender.source.path,
+        digest=kept.digest,
+        cache=kept.prepared,
+        session_options=contender.source.session_options,
+        golden=contender.golden,
+        timeout_s=timeout_s,
+    )
+    return f"compiled for {providers.parse(provider).describe()}"
+
+
+def make_chosen_compiled(path: Path, tuning: Tuning, cache: Path, *, timeout_s: float) -> str:
+    """Have it compiled for the provider that tuning chose, if that one keeps what it compiles; say for people what came of it.
+
+    Empty where there is nothing to compile. Raises `ModelRejected`.
+    """
+    chosen = next((each for each in contenders(path) if each.name == tuning.chosen.variant), None)
+    provider = tuning.chosen.provider_to_load
+    if chosen is None or provider is None or not providers.compiles(provider):
+        return ""
+    way = replace(chosen, source=as_chosen(chosen.source, tuning))
+    try:
+        return make_compiled(provider, way, Kept(chosen.source.digest, cache), timeout_s=timeout_s)
+    except CannotPrepare as error:
+        return str(error)
 
 
 def load_ready(source: Source, kept: Kept, *, threads: int | None = None) -> tuple[Model, str]:
@@ -90,7 +122,10 @@ def load_ready(source: Source, kept: Kept, *, threads: int | None = None) -> tup
 
 def forget(source: Source, kept: Kept) -> None:
     """Keep nothing of how this model is best run; it is loaded as it is from now on."""
-    prepared.discard(digest=kept.digest, cache=kept.prepared, session_options=as_tuned(source, kept).session_options)
+    way = as_tuned(source, kept)
+    prepared.discard(digest=kept.digest, cache=kept.prepared, session_options=way.session_options)
+    if way.provider is not None:
+        compiled.discard(way.provider, digest=kept.digest, cache=kept.prepared, session_options=way.session_options)
     try:
         results.forget(kept.tuned, kept.key(source))
     except OSError as error:
@@ -99,9 +134,8 @@ def forget(source: Source, kept: Kept) -> None:
 
 def keep_only(cache: Path, models: Iterable[tuple[Source, Kept]]) -> None:
     """Remove every prepared form but those of these models. Nobody builds one meanwhile."""
-    found = (prepared_form(as_tuned(source, kept), kept) for source, kept in models)
-    if (cache / "prepared").is_dir():
-        prepared.discard_others(cache / "prepared", tuple(each for each in found if each is not None))
+    forms = [prepared_form(as_tuned(source, kept), kept) for source, kept in models]
+    cache_entries.discard_others(cache / "prepared", {each.compiled or each.path.parent for each in forms if each is not None})
 
 
 def _tuned(contender: Contender, kept: Kept, effort: Effort, threads: int | None) -> Candidate:

@@ -52,7 +52,7 @@ class PreparedFamily(Family):
 
     def load(self, path: Path, **options: Any) -> Model:
         ready = prepared.find(path, digest=digest_of(path.read_bytes()), cache=packed_weights())
-        return open_model(path, weight_cache=None if ready is None else ready.weight_cache, **options)
+        return open_model(path, compiled=None if ready is None else ready.compiled, **options)
 
 
 def onnx_on(provider: providers.Provider) -> Family:
@@ -95,8 +95,8 @@ FAMILIES = {
         partial(kept, "two_inputs"),
         partial(kept, "custom_operator"),
     ),
-**prepared_families(),
-    # QNN compiles models of fixed shapes only, which these are not: `tests/conformance/test_provider_plugins.py` has one for it.
+    **prepared_families(),
+    # QNN compiles models of fixed shapes only, which these are not: `test_provider_plugins.py` has one for it.
     **{f"onnx-{each.name}": onnx_on(each) for each in providers.working() if each.name != "qnn"},
 }
 

@@ -52,7 +52,7 @@ def prepare(path: Path, cache: Path) -> Prepared:
 
 def test_it_answers_to_the_bit_what_the_plain_model_answers_in_whatever_order_shapes_come(model: Path, built: Path) -> None:
     sizes = np.random.default_rng(0).integers(1, 40, 60)
-    with runtime.load(model) as plain, load(model, weight_cache=built) as packed:
+    with runtime.load(model) as plain, load(model, compiled=built) as packed:
         assert (packed.inputs, packed.outputs) == (plain.inputs, plain.outputs)
         for size in [1, *map(int, sizes), 1]:
             inputs = {"pixels": models.samples(size)[0]}
@@ -60,7 +60,7 @@ def test_it_answers_to_the_bit_what_the_plain_model_answers_in_whatever_order_sh
 
 
 def test_each_says_how_it_came_to_its_weights(model: Path, built: Path) -> None:
-    with runtime.load(model) as plain, load(model, weight_cache=built) as packed:
+    with runtime.load(model) as plain, load(model, compiled=built) as packed:
         assert "packs the weights at each load" in plain.choice
         assert packed.engine.endswith("packed weights mapped")
         assert "packed for this processor" in packed.choice
@@ -71,7 +71,7 @@ def test_its_weights_are_pages_of_the_file_until_it_is_closed_and_no_library_of_
     model: Path, weight_cache: Path
 ) -> None:
     weights = (weight_cache / WEIGHTS).resolve()
-    with load(model, weight_cache=weight_cache) as packed:
+    with load(model, compiled=weight_cache) as packed:
         for size in (2, 1, 9):
             packed({"pixels": models.samples(size)[0]})
         mapped = Path("/proc/self/maps").read_text()
@@ -82,7 +82,7 @@ def test_its_weights_are_pages_of_the_file_until_it_is_closed_and_no_library_of_
 
 
 def test_it_runs_on_when_what_was_prepared_is_removed_and_larger_requests_come(model: Path, weight_cache: Path) -> None:
-    with load(model, weight_cache=weight_cache) as packed:
+    with load(model, compiled=weight_cache) as packed:
         packed({"pixels": models.samples(1)[0]})
         shutil.rmtree(weight_cache)
         pixels, _ = models.samples(50)
@@ -123,23 +123,23 @@ def test_weights_that_are_not_as_they_were_written_are_refused_before_they_are_m
 ) -> None:
     DAMAGES[damage](weight_cache / WEIGHTS)
     with pytest.raises(ModelRejected, match="Prepare the model again"):
-        load(model, weight_cache=weight_cache)
+        load(model, compiled=weight_cache)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff" * 100])
 def test_a_description_that_says_nothing_is_refused(model: Path, weight_cache: Path, content: bytes) -> None:
     (weight_cache / DESCRIPTION).write_bytes(content)
     with pytest.raises(ModelRejected, match="Prepare the model again"):
-        load(model, weight_cache=weight_cache)
+        load(model, compiled=weight_cache)
 
 
 def test_a_model_that_changed_since_its_weights_were_packed_is_refused(model: Path, built: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copyfile(model, tmp_path / "linear.tflite"))
-    with load(copy, weight_cache=built) as packed:
+    with load(copy, compiled=built) as packed:
         assert packed({"pixels": models.samples(1)[0]})["scores"].shape == (1, 10)
     tflite_models.linear_classifier(copy, seed=1)
     with pytest.raises(ModelRejected, match="not the model whose weights"):
-        load(copy, weight_cache=built)
+        load(copy, compiled=built)
 
 
 def test_what_was_damaged_is_found_no_more_and_made_again(model: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import runtime
 from fleet_protocol.digests import digest_of
 from runtime import parity
 from runtime.errors import CannotPrepare
-from runtime.tuning import prepared
+from runtime.tuning import cache_entries, prepared
 from runtime.tuning.prepared import Prepared
 from tests.support import models
 
@@ -100,9 +100,9 @@ def test_preparing_reads_every_byte_even_of_files_that_look_untouched(plain: Pat
     content = weights.read_bytes()
     weights.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
     status = weights.stat()
-    record = msgspec.json.decode((entry / prepared.RECORD).read_bytes())
+    record = msgspec.json.decode((entry / cache_entries.RECORD).read_bytes())
     record["files"]["weights.bin"]["stamp"] = [status.st_mtime_ns, status.st_ctime_ns]
-    (entry / prepared.RECORD).write_bytes(msgspec.json.encode(record))
+    (entry / cache_entries.RECORD).write_bytes(msgspec.json.encode(record))
     assert find(plain, cache) is not None  # as decayed storage looks
     prepare(plain, cache)
     assert weights.read_bytes() == content
@@ -112,7 +112,7 @@ def test_preparing_reads_every_byte_even_of_files_that_look_untouched(plain: Pat
     "change", [{"machine": "riscv64"}, {"features": "sha256:" + "0" * 64}, {"libraries": {"onnxruntime": "1.0"}}]
 )
 def test_what_another_device_or_library_prepared_is_not_taken(plain: Path, cache: Path, change: dict[str, object]) -> None:
-    path = entry_of(cache) / prepared.RECORD
+    path = entry_of(cache) / cache_entries.RECORD
     record = msgspec.json.decode(path.read_bytes())
     record["key"]["device"] |= change
     path.write_bytes(msgspec.json.encode(record))
@@ -123,7 +123,7 @@ def test_what_another_device_or_library_prepared_is_not_taken(plain: Path, cache
 
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b'{"key": 1}', b"\xff" * 100])
 def test_a_record_that_says_nothing_is_as_none(plain: Path, cache: Path, content: bytes) -> None:
-    (entry_of(cache) / prepared.RECORD).write_bytes(content)
+    (entry_of(cache) / cache_entries.RECORD).write_bytes(content)
     assert find(plain, cache) is None
 
 
@@ -153,9 +153,9 @@ def test_what_is_not_kept_goes_and_runs_on(plain: Path, cache: Path) -> None:
     assert found is not None
     model = found.load()
     (cache / ".part-killed").mkdir()
-    assert prepared.discard_others(cache, keep=(found,)) == 1
+    assert cache_entries.discard_others(cache, {found.path.parent}) == 1
     assert find(plain, cache) == found
-    assert prepared.discard_others(cache, keep=()) == 1
+    assert cache_entries.discard_others(cache, ()) == 1
     assert model({"pixels": models.samples(1)[0]})["scores"].shape == (1, 10)
 
 
