@@ -53,11 +53,16 @@ class Tensor(Step, frozen=True, kw_only=True, tag="tensor"):
     """As which they are taken; FP64 is computed with as FP64, anything else as FP32."""
 
 
-class Audio(Step, frozen=True, kw_only=True, tag="audio"):
-    """A WAV file's bytes, or PCM samples, to mono float32[samples] in [−1, 1]. First step."""
+class Audio(Step, frozen=True, kw_only=True, tag="audio", omit_defaults=True):
+    """A WAV file's bytes, or PCM samples, to mono float32[samples] in [−1, 1]. First step.
+
+    Defaults are left out, so that a device that knows of no resampling reads what asks for none.
+    """
 
     rate: Annotated[int, msgspec.Meta(ge=1, le=limits.AUDIO_RATE)]
-    """Samples a second. A file of another rate is refused."""
+    """Samples a second."""
+    resample: bool = False
+    """Whether a file of another rate is brought to this one, as librosa does by default (soxr, high quality); else refused."""
 
 
 class Bytes(Step, frozen=True, kw_only=True, tag="bytes"):

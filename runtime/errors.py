@@ -20,7 +20,7 @@ class InvalidInput(RuntimeFailure):
 
 
 class DecoderMissing(RuntimeFailure):
-    """Nothing here can decode pictures. Install the extra that the message names."""
+    """Nothing here can decode pictures, or resample sound. Install the extra that the message names."""
 
 
 class InferenceFailed(RuntimeFailure):

@@ -27,7 +27,7 @@ _BASE64_KEY: Final = "b64"
 
 
 def opened(wanted: InputProcessing, given: Given) -> Array:
-    """One sample. Raises `InvalidInput`, or `DecoderMissing` where nothing here decodes pictures."""
+    """One sample. Raises `InvalidInput`, or `DecoderMissing` where nothing here decodes or resamples it."""
     first = wanted.first
     match first:
         case Decode():
@@ -40,7 +40,11 @@ def opened(wanted: InputProcessing, given: Given) -> Array:
             return _numbers(first, wanted.tensor, given)
         case Audio():
             listed = _listed(given)
-            return wav.samples(_content(first, given), first.rate) if listed is None else wav.from_array(listed)
+            return (
+                wav.samples(_content(first, given), first.rate, resample=first.resample)
+                if listed is None
+                else wav.from_array(listed)
+            )
         case Bytes():
             listed = _listed(given)
             return np.frombuffer(_content(first, given), np.uint8) if listed is None else _as_bytes(listed)

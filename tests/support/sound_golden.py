@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 FILE = Path(__file__).with_suffix(".npz")
 RATE = 16_000
+RESAMPLED = (8_000, 22_050, 44_100, 48_000)
 FILES = {
     "short": b"  def main():\n    pass\n ",
     "empty": b" \n\t ",
@@ -51,6 +52,11 @@ def by_librosa(samples: np.ndarray) -> dict[str, np.ndarray]:
     return {"log_mel": librosa.power_to_db(power).T, "mfcc": mfcc.T, "reflected": np.abs(reflected).T}
 
 
+def resampled(samples: np.ndarray) -> dict[str, np.ndarray]:
+    """The samples brought to `RATE`, as if they had been of these rates."""
+    return {f"resampled/{rate}": librosa.resample(samples, orig_sr=rate, target_sr=RATE) for rate in RESAMPLED}
+
+
 def by_tensorflow(samples: np.ndarray) -> np.ndarray:
     """The MFCC of MLPerf Tiny's keyword spotting."""
     turned = tf.abs(tf.signal.stft(samples, frame_length=480, frame_step=320, window_fn=tf.signal.hann_window))
@@ -76,7 +82,7 @@ def main() -> None:
     scaler = StandardScaler().fit(features)
     np.savez_compressed(
         FILE, allow_pickle=False, pcm=pcm, keyword=by_tensorflow(samples), features=features, mean=scaler.mean_,
-        std=scaler.scale_, scaled=scaler.transform(features), **by_librosa(samples), **by_magika(),
+        std=scaler.scale_, scaled=scaler.transform(features), **by_librosa(samples), **resampled(samples), **by_magika(),
     )  # fmt: skip
 
 
