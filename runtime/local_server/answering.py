@@ -35,6 +35,8 @@ from runtime.hosting.room import Inference, Served
 from runtime.hosting.serving import Serving
 from runtime.local_server.exchange import Bodies, Body, Exchange, Header, Refused, Response
 from runtime.local_server.serving_statistics import Outcome, ServingStatistics, Spent
+from runtime.processing import Processor
+from runtime.processing.placing import Placement
 
 INLINE_S: Final = 0.002
 INLINE_BYTES: Final = 64 * 1024
@@ -101,10 +103,16 @@ class Question:
         """When the work on it began."""
         self._decoded_ns = self._answered_ns = 0
 
-    def infer(self, inputs: Mapping[str, Array], *, raw: bool = False) -> Inference:
-        """The model's answer, once; `raw`: to what its declared processing makes of the inputs. Raises as `ModelHost.infer`."""
-        if raw:
-            inputs = self._processed(inputs)
+    def infer(self, inputs: Mapping[str, Array], *, raw: bool = False, results: bool = False) -> Inference:
+        """The model's answer, once; `raw`: to what its declared processing makes of the inputs.
+
+        `results`: the results that it declares, as texts of JSON, are in the place of its outputs. Raises as `ModelHost.infer`.
+        """
+        placements: list[Placement] = []
+        if results:
+            inputs, placements = self._with_results().taken(inputs, raw=raw)
+        elif raw:
+            inputs = self._processor().raw(inputs)
         self._decoded_ns = time.perf_counter_ns()
         try:
             inference = self._place.infer(inputs)
@@ -113,12 +121,21 @@ class Question:
             self._answered_ns = time.perf_counter_ns()
         if self._sampled is not None:
             self.samples = len(inputs[self._sampled])
+        if results:
+            texts = self._with_results().texts(inference.outputs, placements)
+            return Inference(texts, inference.identity, inference.labels, self.finite)  # a shadow may still hold the other
         return inference
 
-    def _processed(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    def _processor(self) -> Processor:
         if self.model.processor is None:
             raise InvalidInput(f"{self.identity.model} declares no processing. Give its own tensors.")
-        return self.model.processor.raw(inputs)
+        return self.model.processor
+
+    def _with_results(self) -> Processor:
+        processor = self.model.processor
+        if processor is None or not processor.processing.results:
+            raise InvalidInput(f"{self.identity.model} declares no results. Ask for its outputs.")
+        return processor
 
     def end(self) -> tuple[int, int, int, int]:
         """The work on it is over: where the time went, the parts of `Spent`."""

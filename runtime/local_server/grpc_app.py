@@ -315,7 +315,7 @@ def _wishes(asked: Asked, wishes: Wishes = NO_WISHES) -> Wishes:
 
 def _infer(question: Question, *, message: Message) -> Response:
     request = oip_grpc.decode_request(message)
-    inference = question.infer(request.inputs, raw=request.raw)
+    inference = question.infer(request.inputs, raw=request.raw, results=request.results)
     return Response(200, oip_grpc.encode_response(inference, message, request))
 
 

@@ -27,6 +27,9 @@ KEY: Final = "edgeward_key"
 PROCESSING: Final = "processing"
 """The parameter by which a request says that its tensors are what the declared processing opens, not the model's own."""
 
+RESULTS: Final = "results"
+"""The parameter by which a request wants the declared results, each a text of JSON a sample, and not the model's outputs."""
+
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
@@ -100,6 +103,7 @@ class InferRequest(msgspec.Struct, frozen=True, gc=False):
     """One request: arrays by input name, and the outputs that are wanted (None: all, in binary when `binary`).
 
     `parameters` are the request's own, which the response repeats. `raw`: its numbers are what declared processing opens.
+    `results`: the declared results are wanted in place of the outputs, and `outputs` names some of them.
     """
 
     inputs: dict[str, Array]
@@ -108,6 +112,7 @@ class InferRequest(msgspec.Struct, frozen=True, gc=False):
     binary: bool = False
     parameters: Mapping[str, msgspec.Raw] = {}
     raw: bool = False
+    results: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -165,8 +170,8 @@ def decode_request(body: bytes | memoryview, *, header_length: int | None = None
     if "binary_data_output" in parameters:
         parameters = {name: value for name, value in parameters.items() if name != "binary_data_output"}
     wanted = tuple([_wanted(output, binary=binary) for output in request.outputs]) if request.outputs else None
-    raw = PROCESSING in parameters and _boolean(parameters[PROCESSING], PROCESSING)
-    return InferRequest(inputs, wanted, request.id, binary, parameters, raw)
+    raw, results = (name in parameters and _boolean(parameters[name], name) for name in (PROCESSING, RESULTS))
+    return InferRequest(inputs, wanted, request.id, binary, parameters, raw, results)
 
 
 def encode_response(

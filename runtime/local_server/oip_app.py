@@ -140,7 +140,7 @@ def _wishes(body: Body, *, header_length: int | None = None) -> Wishes:
 
 def _answer(question: Question, *, header_length: int | None = None) -> Response:
     request = oip.decode_request(question.body, header_length=header_length)
-    inference = question.infer(request.inputs, raw=request.raw)
+    inference = question.infer(request.inputs, raw=request.raw, results=request.results)
     answer = oip.encode_response(
         inference.outputs,
         model=inference.identity.model,

@@ -76,7 +76,9 @@ def decode_request(message: Message) -> oip.InferRequest:
             raise MalformedRequest(f"Input {head.name} is given twice.")
         inputs[head.name] = _raw(head, given, raw[index]) if raw else _typed(head, given)
     outputs = tuple([_wanted(each) for each in wanted]) if wanted else None
-    return oip.InferRequest(inputs, outputs, message.id, binary=True, raw=_asks_processing(message))
+    return oip.InferRequest(
+        inputs, outputs, message.id, binary=True, raw=_asks(message, oip.PROCESSING), results=_asks(message, oip.RESULTS)
+    )
 
 
 def encode_response(inference: Inference, message: Message, request: oip.InferRequest) -> bytes:
@@ -104,12 +106,12 @@ def _answer_head(model: str, version: str, outputs: tuple[tuple[str, DataType, t
     return bytes(head.SerializeToString())
 
 
-def _asks_processing(message: Message) -> bool:
-    if oip.PROCESSING not in message.parameters:
+def _asks(message: Message, name: str) -> bool:
+    if name not in message.parameters:
         return False
-    parameter = message.parameters[oip.PROCESSING]
+    parameter = message.parameters[name]
     if parameter.WhichOneof("parameter_choice") != "bool_param":
-        raise MalformedRequest(f"The request's parameter {oip.PROCESSING} is no truth value.")
+        raise MalformedRequest(f"The request's parameter {name} is no truth value.")
     return bool(parameter.bool_param)
 
 

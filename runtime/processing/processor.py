@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+import msgspec
+import numpy as np
+
 from fleet_protocol.errors import ProtocolError
 from fleet_protocol.processing import Arrange, InputProcessing, Layout, Processing, Step, Tensor
 from fleet_protocol.processing_fit import check_processing
 from fleet_protocol.tensors import TensorSpec
 from runtime.errors import InvalidInput, ModelRejected
 from runtime.processing.numbers import Array
-from runtime.processing.opening import Given, looked_at
+from runtime.processing.opening import Given, is_encoded, looked_at, samples
 from runtime.processing.placing import Placement
 from runtime.processing.results import Result, results_of
 from runtime.processing.steps import batch, opens, rows
@@ -80,6 +83,30 @@ class Processor:
     def raw(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The model's inputs out of what their steps open; those that have no steps as they are. Raises `InvalidInput`."""
         return {name: self.rows(name, each) if self.opens(name, each) else each for name, each in inputs.items()}
+
+    def taken(self, inputs: Mapping[str, Array], *, raw: bool) -> Prepared:
+        """The model's inputs out of a request's: encoded content and, if `raw`, numbers through their steps; the rest as it is.
+
+        Raises `InvalidInput`.
+        """
+        made: dict[str, Array] = {}
+        placements: list[Placement] = []
+        for name, each in inputs.items():
+            wanted = self._inputs.get(name)
+            if wanted is None or not (opens(wanted, each) if raw else name in self.encoded and is_encoded(each)):
+                made[name] = each
+                continue
+            made[name], placed = batch(wanted, samples(wanted.first, each))
+            placements = placements or placed
+        return Prepared(made, placements)
+
+    def texts(self, outputs: Mapping[str, Array], placements: list[Placement]) -> dict[str, Array]:
+        """The declared results as JSON, by name: texts[samples]. Raises `InferenceFailed` where outputs are not as declared."""
+        rows = self.results(outputs, placements)
+        return {
+            each.name: np.array([msgspec.json.encode(row[each.name]).decode() for row in rows], np.object_)
+            for each in self.processing.results
+        }
 
     def results(self, outputs: Mapping[str, Array], placements: list[Placement]) -> list[dict[str, Result]]:
         """The declared results, by name, of each sample. Raises `InferenceFailed` where outputs are not as declared."""

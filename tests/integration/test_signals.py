@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 import re
@@ -78,6 +79,16 @@ def test_the_bundle_names_its_classes_and_lost_nothing(place: Path) -> None:
     assert accuracy == 1.0
 
 
+def test_the_program_on_the_page_asks_the_server_for_results(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    with serving(place / "sounds-1.0.0") as running:
+        code = blocks(PAGE, "python")[1].replace("http://127.0.0.1:8000", running.url)
+        exec(compile(code, "docs/signals.md", "exec"), {})
+    assert capsys.readouterr().out == "['whistle', 'hum']\n"
+
+
 def test_a_recording_that_is_put_into_a_directory_is_heard(place: Path, tmp_path: Path) -> None:
     (tmp_path / "hum.wav").write_bytes(wav(tone(200, seconds=0.25, rate=8000), rate=8000))
     (tmp_path / "other.wav").write_bytes(wav(tone(200)))
@@ -99,6 +110,19 @@ def lines_of(done: str) -> list[dict[str, object]]:
 
 
 STD = Normalise(mean=(10.0, 20.0), std=(2.0, 4.0))
+
+
+@contextlib.contextmanager
+def serving(path: Path) -> Iterator[LocalServer]:
+    source, host = find(path), ModelHost()
+    host.activate(source.identity, source.load(), source.labels)
+    running = LocalServer(host, grpc="127.0.0.1:0")
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+        host.deactivate(source.identity.model)
 
 
 def doubling(path: Path, datatype: int = TensorProto.FLOAT, features: int = 2) -> Path:
@@ -174,13 +198,8 @@ def test_predict_and_stream_take_raw_numbers(scaled: Path, tmp_path: Path) -> No
 
 @pytest.fixture
 def server(scaled: Path) -> Iterator[LocalServer]:
-    source, host = find(scaled), ModelHost()
-    host.activate(source.identity, source.load(), source.labels)
-    running = LocalServer(host, grpc="127.0.0.1:0")
-    running.start()
-    yield running
-    running.stop()
-    host.deactivate("scaled")
+    with serving(scaled) as running:
+        yield running
 
 
 def test_the_server_processes_numbers_only_where_the_request_asks(server: LocalServer) -> None:
@@ -207,6 +226,34 @@ def test_an_existing_client_asks_for_processing_with_a_parameter(client: Any, se
     np.testing.assert_array_equal(answer, SCALED[:1] * 2)
 
 
+@pytest.mark.parametrize("client", [tritonclient.http, tritonclient.grpc])
+def test_an_existing_client_asks_for_the_declared_results_with_a_parameter(client: Any, server: LocalServer) -> None:
+    address = server.url.removeprefix("http://") if client is tritonclient.http else server.grpc_address
+    given = client.InferInput("x", [len(RAW), 2], "FP32")
+    given.set_data_from_numpy(RAW)
+    wished = [client.InferRequestedOutput("best")]
+    with client.InferenceServerClient(address) as asking:
+        answer = asking.infer("scaled", [given], outputs=wished, parameters={"processing": True, "results": True})
+    found = [json.loads(each) for each in answer.as_numpy("best")]
+    assert [each["classes"][0] for each in found] == SCALED.argmax(axis=1).tolist()
+    assert [each["scores"][0] for each in found] == pytest.approx((SCALED * 2).max(axis=1).tolist(), rel=1e-6)
+
+
+def test_results_take_the_place_of_outputs_only_where_the_request_asks(server: LocalServer) -> None:
+    def ask(parameters: Mapping[str, object], **more: object) -> httpx.Response:
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": SCALED[0].tolist()}
+        asked = {"inputs": [tensor], "parameters": parameters, **more}
+        return httpx.post(f"{server.url}/v2/models/scaled/infer", json=asked)
+
+    [result] = ask({"results": True}).json()["outputs"]
+    assert (result["name"], result["datatype"], result["shape"]) == ("best", "BYTES", [1])
+    assert json.loads(result["data"][0])["labels"] == [str(SCALED[0].argmax())]
+    assert [each["name"] for each in ask({"results": False}).json()["outputs"]] == ["scores"]
+    refused = ask({"results": True}, outputs=[{"name": "scores"}])
+    assert (refused.status_code, "no output scores; it has best" in refused.json()["error"]) == (400, True)
+    assert ask({"results": 1}).status_code == 400
+
+
 def test_a_model_without_steps_says_so_to_who_asks_for_them(tmp_path: Path) -> None:
     source, host = find(doubling(tmp_path / "plain.onnx")), ModelHost()
     host.activate(source.identity, source.load())
@@ -216,10 +263,12 @@ def test_a_model_without_steps_says_so_to_who_asks_for_them(tmp_path: Path) -> N
         tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
         asked = {"inputs": [tensor], "parameters": {"processing": True}}
         refused = httpx.post(f"{running.url}/v2/models/plain/infer", json=asked)
+        unheard = httpx.post(f"{running.url}/v2/models/plain/infer", json={**asked, "parameters": {"results": True}})
     finally:
         running.stop()
         host.deactivate("plain")
     assert (refused.status_code, "declares no processing" in refused.json()["error"]) == (400, True)
+    assert (unheard.status_code, "declares no results" in unheard.json()["error"]) == (400, True)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zlib
 from typing import Any
@@ -136,6 +137,26 @@ def test_boxes_find_back_through_a_resize_and_a_crop() -> None:
     things = processor.results(outcome, made.placements)[0]["things"]
     assert isinstance(things, Detections)
     assert (things.boxes, things.classes, things.labels) == ([[100.0, 0.0, 150.0, 100.0]], [1], ["1"])
+
+
+def test_boxes_of_a_pictures_request_are_in_that_pictures_pixels_as_texts() -> None:
+    spec = TensorSpec(name="x", datatype="UINT8", shape=(-1, 100, 100, 3))
+    out = TensorSpec(name="found", datatype="FP32", shape=(-1, -1, 5))
+    processing = Processing(
+        inputs=(InputProcessing(tensor="x", steps=(Decode(), Letterbox(height=100, width=100))),),
+        results=(ResultProcessing(name="things", tensor="found", steps=(Boxes(form="xyxy"),)),),
+    )
+    processor = Processor(processing, (spec,), (out,), ("cat",))
+    given = np.array([encoded(np.full((100, 200, 3), 255, np.uint8))], object)
+    inputs, placements = processor.taken({"x": given}, raw=False)
+    assert inputs["x"].shape == (1, 100, 100, 3)
+    found = {"found": np.array([[[10, 30, 20, 40, 0.9]]], np.float32)}
+    [text] = processor.texts(found, placements)["things"]
+    assert json.loads(text)["boxes"] == [[20.0, 10.0, 40.0, 30.0]]
+    own, placements = processor.taken(inputs, raw=True)  # numbers where pictures are opened are the model's tensor
+    assert own["x"] is inputs["x"]
+    [text] = processor.texts(found, placements)["things"]
+    assert json.loads(text)["boxes"] == [[10.0, 30.0, 20.0, 40.0]]
 
 
 def results(*steps: OutputStep, outputs: np.ndarray, labels: tuple[str, ...] = ()) -> list[Any]:
