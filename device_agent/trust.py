@@ -28,7 +28,7 @@ from device_agent.link import Cancellation
 from fleet_io import durable
 from fleet_io.clock import Clock
 from fleet_protocol import codec, limits
-from fleet_protocol.digests import Digest, hex_of
+from fleet_protocol.digests import hex_of
 from fleet_protocol.errors import ProtocolError
 from fleet_protocol.manifest import MANIFEST_FILE
 from fleet_protocol.states import DESIRED_PAYLOAD_TYPE, Assignment, DesiredState, decode_desired
@@ -49,7 +49,6 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """The last desired state that was believed, and the time floor (epoch seconds)."""
 
     sequence: int = 0
-    digest: Digest | None = None
     expires: int = 0
     floor: float = 0.0
 

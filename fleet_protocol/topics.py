@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple, get_args
 
-from fleet_protocol.digests import hex_of
 from fleet_protocol.errors import InvalidName, InvalidTopic
 from fleet_protocol.names import check_name
 
@@ -63,11 +62,6 @@ def worker(worker_name: str, device_name: str) -> str:
 def worker_inbox(worker_name: str) -> str:
     """What a worker subscribes to."""
     return f"{PREFIX}/w/{check_name(worker_name, 'worker name')}/+"
-
-
-def blob(digest: str) -> str:
-    """`ew/1/b/{hex}`: chunks for many devices at once."""
-    return f"{PREFIX}/b/{hex_of(digest)}"
 
 
 def parse_device(topic: str) -> DeviceTopic:
