@@ -60,6 +60,8 @@ class AgentConfig:
     """Whether the prepared form of a model is made before it is activated: it loads sooner and takes less memory."""
     prepare_from_bytes: Count = 1 * MIB
     """Smaller models are loaded as they are."""
+    prepare_s: Positive = 300.0
+    """Longer than this a model is not prepared for, nor compiled for another execution provider: it is loaded as it is."""
     tune_s: Annotated[float, msgspec.Meta(ge=0.0, le=3600.0)] = 5.0
     """Seconds of measuring how a model runs best here, before it is activated; 0: not at all."""
     tune_providers: bool = True
@@ -91,6 +93,7 @@ class AgentConfig:
             tune_s=self.tune_s,
             prepare=self.prepare,
             smallest_bytes=self.prepare_from_bytes,
+            timeout_s=self.prepare_s,
             providers=self.tune_providers,
         )
 

@@ -76,16 +76,19 @@ def make_ready(contender: Contender, kept: Kept, effort: Effort, *, threads: int
 
 
 def make_compiled(provider: str, contender: Contender, kept: Kept, *, timeout_s: float) -> str:
-    """Have the model compiled for the provider, once; say for people what came of it. Raises `CannotPrepare`."""
-    compiled.compile_for(
-        provider,
-        contender.source.path,
-        digest=kept.digest,
-        cache=kept.prepared,
-        session_options=contender.source.session_options,
-        golden=contender.golden,
-        timeout_s=timeout_s,
-    )
+    """Have the model compiled for the provider, once; say for people what came of it, or why nothing is kept."""
+    try:
+        compiled.compile_for(
+            provider,
+            contender.source.path,
+            digest=kept.digest,
+            cache=kept.prepared,
+            session_options=contender.source.session_options,
+            golden=contender.golden,
+            timeout_s=timeout_s,
+        )
+    except CannotPrepare as error:
+        return str(error)
     return f"compiled for {providers.parse(provider).describe()}"
 
 
@@ -99,10 +102,7 @@ def make_chosen_compiled(path: Path, tuning: Tuning, cache: Path, *, timeout_s: 
     if chosen is None or provider is None or not providers.compiles(provider):
         return ""
     way = replace(chosen, source=as_chosen(chosen.source, tuning))
-    try:
-        return make_compiled(provider, way, Kept(chosen.source.digest, cache), timeout_s=timeout_s)
-    except CannotPrepare as error:
-        return str(error)
+    return make_compiled(provider, way, Kept(chosen.source.digest, cache), timeout_s=timeout_s)
 
 
 def load_ready(source: Source, kept: Kept, *, threads: int | None = None) -> tuple[Model, str]:

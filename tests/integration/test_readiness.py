@@ -119,6 +119,14 @@ def test_a_provider_that_tuning_chose_and_that_is_gone_is_forgotten_and_the_mode
     assert readiness.load_ready(contender.source, kept)[1] == ""
 
 
+def test_why_nothing_that_a_provider_compiled_is_kept_is_said_and_no_failure(contender: Contender, kept: Kept) -> None:
+    gone = next(each for each in providers.TABLE if each not in providers.present() and each.cache)
+    results.remember(kept.tuned, kept.key(contender.source), choice("onnx", provider=gone.name))
+    said = readiness.make_ready(contender, kept, Effort(tune_s=60.0))
+    assert said.startswith(f"onnx · on {gone.name} · engine's threads; Nothing is kept of what {gone.title} compiles of ")
+    assert list(kept.prepared.iterdir()) == []
+
+
 def test_forgetting_what_is_not_there_is_no_error(contender: Contender, kept: Kept) -> None:
     readiness.forget(contender.source, kept)
 
