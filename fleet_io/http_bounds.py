@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from fleet_io.http_writes import JoinedWrites
+
 HEAD_BYTES: Final = 64 * 1024
 """A request's line and headers; also what may follow its body (trailers)."""
 HEAD_TIMEOUT_S: Final = 60.0
@@ -33,7 +35,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """See `asyncio.Protocol`."""
-        super().connection_made(transport)
+        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]  # it has all that one has
         if len(self.connections) > CONNECTIONS:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections. Close some, or try again.")
         self._hurry = self.loop.call_later(HEAD_TIMEOUT_S, self._too_slow)
