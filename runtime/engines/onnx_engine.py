@@ -23,7 +23,7 @@ from fleet_protocol.tensors import DYNAMIC, DataType, TensorSpec
 from runtime.engine import Array
 from runtime.engines import nvidia_libraries, plugins, providers
 from runtime.engines.onnx_buffers import BoundRuns, bound_runs
-from runtime.engines.onnx_files import check_external_data
+from runtime.engines.onnx_files import check_external_data, check_not_compiled
 from runtime.errors import EngineUnavailable, InferenceFailed, InvalidInput, ModelRejected
 
 PROVIDER: Final = "CPUExecutionProvider"
@@ -112,6 +112,8 @@ class OnnxEngine:
         compiled: Path | None = None,
     ) -> None:
         check_external_data(path)
+        if provider not in (None, providers.CPU):
+            check_not_compiled(path)
         opened = _opened(path, session_options, threads, provider, compiled)
         session = opened.session
         self.inputs = tuple(_spec(node, path) for node in session.get_inputs())

@@ -1,4 +1,4 @@
-"""Looks into an ONNX file before the engine does: external data may only lie beside the model, in files that are long enough.
+"""Looks into an ONNX file before the engine does: external data may only lie beside the model, and nothing is compiled in it.
 
 A walk over the protobuf wire format that reads field headers and passes over the weights; the `onnx` package is not needed on
 a device. Files without external data cost one search for the word `location`. Newer versions of onnxruntime check paths as
@@ -33,6 +33,9 @@ _TREE: Final[dict[str, dict[int, str]]] = {
 }
 """onnx.proto3 (IR version 13): the fields through which a TensorProto's `external_data` entries can be reached."""
 
+_COMPILED: Final = b"\x22\x09EPContext"
+"""A NodeProto's `op_type` (field 4) as it is on the wire."""
+
 Span = tuple[int, int]
 
 
@@ -40,6 +43,19 @@ def check_external_data(path: Path) -> None:
     """Raises `ModelRejected` when the model names external data outside its directory, or such as is not there."""
     for location in sorted(external_files(path)):
         _check_location(path, location)
+
+
+def check_not_compiled(path: Path) -> None:
+    """Raises `ModelRejected` for a model that holds an EPContext node, whose bytes a provider's library would run as they are.
+
+    Those that we make ourselves, on this device, are not looked at (`runtime.tuning.compiled`).
+    """
+    with path.open("rb") as file:
+        if path.stat().st_size and mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).find(_COMPILED) >= 0:
+            raise ModelRejected(
+                f"{path} holds code that was compiled for one processor (EPContext), which only its library can check. "
+                "Publish the model that it was compiled from: devices compile it themselves."
+            )
 
 
 def external_files(path: Path) -> set[str]:

@@ -207,7 +207,7 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("arguments", "code", "message"),
     [
         ((), 2, "Give an INPUT"),
-        (("b.png", "a.npy"), 1, "a.npy holds tensors, and goes alone"),
+        (("good.png", "a.npy"), 1, "a.npy holds tensors, and goes alone"),
         (("nothing.png",), 1, "nothing.png cannot be read"),
         (("broken.png",), 1, "no picture of a known format"),
         (("good.png", "--explain", "why.txt"), 1, "name it .json, or .png"),
@@ -226,6 +226,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
     Path("good.png").write_bytes(pictures.png(pictures.digits(1)[0][0]))
     for name in ("broken.png", "broken.tif"):
         Path(name).write_bytes(b"no picture")
+    Path("a.npy").touch()
     done = edgeward("predict", bundle, *arguments)
     assert done.returncode == code
     assert any(each in done.stderr for each in message.split("|")), done.stderr

@@ -218,3 +218,13 @@ def test_a_small_model_outlives_its_file_being_cut_in_place(tmp_path: Path) -> N
     path = tflite_models.lookup(tmp_path / "lookup.tflite")
     ended = subprocess.run([sys.executable, "-c", _CUT, str(path)], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (0, "True\n")
+
+
+@pytest.mark.parametrize("provider", ["openvino", "auto"])
+def test_a_model_that_holds_compiled_code_never_reaches_a_providers_library(tmp_path: Path, provider: str) -> None:
+    (x, y) = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy")
+    node = helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft", embed_mode=1, ep_cache_context=b"code")
+    domains = [helper.make_opsetid("com.microsoft", 1), helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(helper.make_graph([node], "g", [x], [y]), opset_imports=domains), tmp_path / "model.onnx")
+    with pytest.raises(ModelRejected, match="compiled for one processor"):
+        runtime.load(tmp_path / "model.onnx", provider=provider)
