@@ -32,7 +32,7 @@ AUTO_SHARE: Final = 0.75
 SPIN_US: Final = 20
 """How long a thread waits for more work before it sleeps: longer than from one operator to the next, and far less than a run.
 
-As quick as onnxruntime's default on an idle device, and near sleeping at once in CPU time (`docs/tune.md`). 50 µs are no
+Near onnxruntime's default on an idle device, and near sleeping at once in CPU time (`docs/tune.md`). 50 µs are no
 quicker, and lose beside a busy neighbour; with 10 µs the threads of larger models sleep too early.
 """
 _BOUNDED_SPINNING: Final = (1, 26)

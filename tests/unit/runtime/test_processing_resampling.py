@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,18 +10,16 @@ import pytest
 from fleet_protocol.processing import Audio, InputProcessing
 from runtime.errors import DecoderMissing, InvalidInput
 from runtime.processing.steps import processed
-from tests.support.sounds import tone, wav
+from tests.support.sounds import recorded, tone, wav
 
 pytest.importorskip("soxr", reason="this environment was made before edgeward[sound] was")
 
-GOLDEN = Path(__file__).parents[2] / "support" / "sound_golden.npz"
 RATE = 16_000
 
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
-    with np.load(GOLDEN) as stored:
-        return dict(stored)
+    return recorded()
 
 
 def opened(file: bytes, *, resample: bool = True) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,15 +28,14 @@ from fleet_protocol.processing import (
 )
 from runtime.processing.sound import heard, to_hertz, to_mel
 from runtime.processing.steps import processed, rows
+from tests.support.sounds import recorded
 
-GOLDEN = Path(__file__).parents[2] / "support" / "sound_golden.npz"
 RATE = 16_000
 
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
-    with np.load(GOLDEN) as stored:
-        return dict(stored)
+    return recorded()
 
 
 def through(given: object, *steps: InputStep) -> np.ndarray:
